@@ -1,0 +1,3 @@
+"""AnySeg ROS: semantic segmentation that survives the loss of any subset of a robot's sensors."""
+
+__version__ = "0.1.0"

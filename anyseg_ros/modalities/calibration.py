@@ -1,0 +1,145 @@
+"""Calibration of a rig: the segmentation grid and where each sensor sits. Read from and written to YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anyseg_ros.modalities.geometry import CameraModel, RigidTransform
+from anyseg_ros.modality import Modality
+
+
+class CalibrationError(ValueError):
+    """A calibration that cannot be used; the message names the file and the field."""
+
+
+@dataclass(frozen=True)
+class SensorCalibration:
+    """Where one sensor sits, and its intrinsics if it makes images."""
+
+    frame_id: str
+    grid_from_sensor: RigidTransform = field(default_factory=RigidTransform.identity)
+    """From the sensor's frame (optical for image sensors) to the grid's optical frame."""
+    camera: CameraModel | None = None
+    """Intrinsics; ``None`` for a LiDAR."""
+
+
+@dataclass(frozen=True)
+class RigCalibration:
+    """The segmentation grid and the sensors around it."""
+
+    grid: CameraModel
+    grid_frame_id: str
+    sensors: Mapping[Modality, SensorCalibration]
+
+
+_CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy")
+
+
+def _camera_to_dict(camera: CameraModel) -> dict[str, Any]:
+    data: dict[str, Any] = {name: getattr(camera, name) for name in _CAMERA_FIELDS}
+    if camera.distorted:
+        data["distortion_model"] = camera.distortion_model
+        data["distortion"] = list(camera.distortion)
+    return data
+
+
+def _camera_from_dict(data: Any, where: str) -> CameraModel:
+    if not isinstance(data, Mapping):
+        raise CalibrationError(f"{where} must be a mapping with {', '.join(_CAMERA_FIELDS)}")
+    known = {*_CAMERA_FIELDS, "distortion_model", "distortion", "frame_id"}
+    missing = [name for name in _CAMERA_FIELDS if name not in data]
+    unknown = sorted(set(data) - known)
+    if missing or unknown:
+        raise CalibrationError(
+            f"{where}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}"
+        )
+    try:
+        return CameraModel(
+            int(data["width"]),
+            int(data["height"]),
+            *(float(data[name]) for name in _CAMERA_FIELDS[2:]),
+            distortion_model=str(data.get("distortion_model", "")),
+            distortion=tuple(float(v) for v in data.get("distortion", ())),
+        )
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"{where}: {error}") from None
+
+
+def _transform_from_dict(data: Any, where: str) -> RigidTransform:
+    if not isinstance(data, Mapping) or set(data) != {"translation_m", "rotation_xyzw"}:
+        raise CalibrationError(f"{where} must have exactly translation_m and rotation_xyzw")
+    try:
+        return RigidTransform.from_quaternion(data["rotation_xyzw"], data["translation_m"])
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"{where}: {error}") from None
+
+
+def calibration_to_dict(rig: RigCalibration) -> dict[str, Any]:
+    """The YAML document of a rig, as plain Python data."""
+    sensors: dict[str, Any] = {}
+    for modality, sensor in sorted(rig.sensors.items()):
+        entry: dict[str, Any] = {"frame_id": sensor.frame_id}
+        if sensor.camera is not None:
+            entry["intrinsics"] = _camera_to_dict(sensor.camera)
+        entry["grid_from_sensor"] = {
+            "translation_m": [float(v) for v in sensor.grid_from_sensor.translation],
+            "rotation_xyzw": [float(v) for v in sensor.grid_from_sensor.quaternion_xyzw],
+        }
+        sensors[modality.label] = entry
+    return {"grid": {"frame_id": rig.grid_frame_id, **_camera_to_dict(rig.grid)}, "sensors": sensors}
+
+
+def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibration:
+    """Invert :func:`calibration_to_dict`.
+
+    Raises:
+        CalibrationError: naming ``where`` and the field that is missing, unknown or malformed.
+    """
+    if not isinstance(data, Mapping) or not {"grid", "sensors"} <= set(data):
+        raise CalibrationError(f"{where}: expected the sections 'grid' and 'sensors'")
+    grid = _camera_from_dict(data["grid"], f"{where}: grid")
+    sensors: dict[Modality, SensorCalibration] = {}
+    if not isinstance(data["sensors"], Mapping):
+        raise CalibrationError(f"{where}: 'sensors' must be a mapping from sensor to its calibration")
+    for name, entry in data["sensors"].items():
+        spot = f"{where}: sensors/{name}"
+        try:
+            modality = Modality.from_label(str(name))
+        except ValueError as error:
+            raise CalibrationError(f"{spot}: {error}") from None
+        if not isinstance(entry, Mapping):
+            raise CalibrationError(f"{spot} must be a mapping")
+        unknown = sorted(set(entry) - {"frame_id", "intrinsics", "grid_from_sensor"})
+        if unknown:
+            raise CalibrationError(f"{spot}: unknown {unknown}")
+        camera = None
+        if "intrinsics" in entry:
+            camera = _camera_from_dict(entry["intrinsics"], f"{spot}/intrinsics")
+        transform = RigidTransform.identity()
+        if "grid_from_sensor" in entry:
+            transform = _transform_from_dict(entry["grid_from_sensor"], f"{spot}/grid_from_sensor")
+        sensors[modality] = SensorCalibration(str(entry.get("frame_id", "")), transform, camera)
+    return RigCalibration(grid, str(data["grid"].get("frame_id", "")), sensors)
+
+
+def load_calibration(path: Path) -> RigCalibration:
+    """Read a rig's calibration from YAML.
+
+    Raises:
+        CalibrationError: if the file is missing, no YAML, or misses a field.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CalibrationError(f"cannot read calibration file {path}: {error}") from None
+    return calibration_from_dict(data, str(path))
+
+
+def save_calibration(rig: RigCalibration, path: Path) -> None:
+    """Write a rig's calibration as YAML."""
+    path.write_text(yaml.safe_dump(calibration_to_dict(rig), sort_keys=False))
