@@ -1,4 +1,4 @@
-"""Calibration of a rig: the segmentation grid and where each sensor sits. Read from and written to YAML."""
+"""Calibration of a rig, as YAML: the segmentation grid and where each sensor sits."""
 
 from __future__ import annotations
 
@@ -60,9 +60,12 @@ def _camera_from_dict(data: Any, where: str) -> CameraModel:
         )
     try:
         return CameraModel(
-            int(data["width"]),
-            int(data["height"]),
-            *(float(data[name]) for name in _CAMERA_FIELDS[2:]),
+            width=int(data["width"]),
+            height=int(data["height"]),
+            fx=float(data["fx"]),
+            fy=float(data["fy"]),
+            cx=float(data["cx"]),
+            cy=float(data["cy"]),
             distortion_model=str(data.get("distortion_model", "")),
             distortion=tuple(float(v) for v in data.get("distortion", ())),
         )
@@ -91,7 +94,10 @@ def calibration_to_dict(rig: RigCalibration) -> dict[str, Any]:
             "rotation_xyzw": [float(v) for v in sensor.grid_from_sensor.quaternion_xyzw],
         }
         sensors[modality.label] = entry
-    return {"grid": {"frame_id": rig.grid_frame_id, **_camera_to_dict(rig.grid)}, "sensors": sensors}
+    return {
+        "grid": {"frame_id": rig.grid_frame_id, **_camera_to_dict(rig.grid)},
+        "sensors": sensors,
+    }
 
 
 def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibration:
@@ -105,7 +111,9 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
     grid = _camera_from_dict(data["grid"], f"{where}: grid")
     sensors: dict[Modality, SensorCalibration] = {}
     if not isinstance(data["sensors"], Mapping):
-        raise CalibrationError(f"{where}: 'sensors' must be a mapping from sensor to its calibration")
+        raise CalibrationError(
+            f"{where}: 'sensors' must be a mapping from sensor to its calibration"
+        )
     for name, entry in data["sensors"].items():
         spot = f"{where}: sensors/{name}"
         try:

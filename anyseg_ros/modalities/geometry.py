@@ -162,7 +162,8 @@ class CameraModel:
         """Directions with z = 1 through every pixel, float32[H, W, 3], distortion removed."""
         u, v = np.meshgrid(np.arange(self.width), np.arange(self.height))
         if not self.distorted:
-            x, y = (u - self.cx) / self.fx, (v - self.cy) / self.fy
+            x: npt.NDArray = (u - self.cx) / self.fx
+            y: npt.NDArray = (v - self.cy) / self.fy
         else:
             pixels = np.stack([u, v], -1).reshape(-1, 1, 2).astype(np.float64)
             coefficients = np.asarray(self.distortion, np.float64)
@@ -171,7 +172,7 @@ class CameraModel:
                 if self.distortion_model == "equidistant"
                 else cv2.undistortPoints
             )
-            normal = undistort(pixels, self.matrix, coefficients).reshape(
+            normal: npt.NDArray = undistort(pixels, self.matrix, coefficients).reshape(
                 self.height, self.width, 2
             )
             x, y = normal[..., 0], normal[..., 1]
@@ -239,24 +240,18 @@ class Letterbox:
             cy=scaled.cy + self.top,
         )
 
-    def place(self, image: npt.NDArray[np.uint8], interpolation: int) -> npt.NDArray[np.uint8]:
-        """Scale an image of the source size onto the canvas; the border is 0."""
-        if image.shape[1::-1] != (self.source_width, self.source_height):
-            raise ValueError(
-                f"image is {image.shape[1]}x{image.shape[0]}, "
-                f"expected {self.source_width}x{self.source_height}"
-            )
-        if (self.content_width, self.content_height) != (self.source_width, self.source_height):
-            image = cv2.resize(
-                image, (self.content_width, self.content_height), interpolation=interpolation
-            )
+    def place(self, image: npt.NDArray, interpolation: int) -> npt.NDArray:
+        """Scale an image of the source's aspect ratio onto the canvas; the border is 0."""
+        size = (self.content_width, self.content_height)
+        if image.shape[1::-1] != size:
+            image = cv2.resize(image, size, interpolation=interpolation)
         if (self.content_width, self.content_height) == (self.width, self.height):
             return image
         canvas = np.zeros((self.height, self.width, *image.shape[2:]), image.dtype)
         canvas[self.content] = image
         return canvas
 
-    def restore(self, canvas: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def restore(self, canvas: npt.NDArray) -> npt.NDArray:
         """Cut the content out of a canvas and scale it back to the source size (nearest)."""
         content = canvas[self.content]
         if content.shape[1::-1] == (self.source_width, self.source_height):

@@ -1,0 +1,88 @@
+"""Depth frames to modality images, registered to the grid or reprojected into it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from anyseg_ros.modalities.calibration import SensorCalibration
+from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
+from anyseg_ros.modalities.errors import ModalityError
+from anyseg_ros.modalities.geometry import FloatArray, SegmentationGrid
+from anyseg_ros.modalities.projection import (
+    camera_for_image,
+    inverse_log,
+    is_registered,
+    linear_byte,
+    splat,
+    splat_size,
+)
+from anyseg_ros.modalities.sensor_data import DepthFrame
+from anyseg_ros.modality import Modality
+
+
+class DepthImageBuilder:
+    """Encodings of depth; a pixel without valid depth is 0 in every channel.
+
+    - ``inverse_log``: three equal channels of :func:`~anyseg_ros.modalities.projection.inverse_log`.
+    - ``inverse_log_height``: inverse log depth, height over the grid's optical centre along its
+      vertical axis, inverse log depth.
+    - ``minmax``: depth scaled between the frame's own minimum and maximum, as M3L does.
+    """
+
+    def __init__(
+        self, spec: EncodingSpec, grid: SegmentationGrid, sensor: SensorCalibration
+    ) -> None:
+        self._settings = resolve_settings(Modality.DEPTH, spec)
+        self._name = spec.name
+        self._grid = grid
+        self._sensor = sensor
+        self._rays: dict[tuple[int, int], FloatArray] = {}
+        self._grid_slope_y = grid.input_camera.rays()[..., 1]
+
+    def build(self, frame: DepthFrame) -> npt.NDArray[np.uint8]:
+        """uint8[H, W, 3] in the grid's input.
+
+        Raises:
+            ModalityError: if the frame is no float image of the calibrated aspect ratio.
+        """
+        depth = frame.depth_m
+        if depth.ndim != 2 or not depth.size or not np.issubdtype(depth.dtype, np.floating):
+            raise ModalityError(f"depth must be float [H, W], got {depth.dtype} {depth.shape}")
+        height, width = depth.shape
+        camera = camera_for_image(self._sensor.camera or self._grid.camera, width, height, "depth")
+        if is_registered(camera, self._grid, self._sensor.grid_from_sensor):
+            placed = self._grid.letterbox.place(depth, cv2.INTER_NEAREST)
+            return self._encode(placed, -placed * self._grid_slope_y)
+
+        if (width, height) not in self._rays:
+            self._rays = {(width, height): camera.rays()}
+        valid = np.isfinite(depth) & (depth > 0)
+        points = self._sensor.grid_from_sensor.apply(
+            self._rays[width, height][valid] * depth[valid, None]
+        )
+        points = points[points[:, 2] > 1e-3]
+        target = self._grid.input_camera
+        values = self._encode(points[:, 2], -points[:, 1])
+        return splat(
+            target.project(points),
+            points[:, 2],
+            values,
+            (target.height, target.width),
+            splat_size(camera, self._grid),
+        )
+
+    def _encode(self, depth_m: FloatArray, height_m: FloatArray) -> npt.NDArray[np.uint8]:
+        """``[...]`` metres to uint8 ``[..., 3]``."""
+        settings = self._settings
+        if self._name == "minmax":
+            valid = np.isfinite(depth_m) & (depth_m > 0)
+            low, high = (depth_m[valid].min(), depth_m[valid].max()) if valid.any() else (0.0, 1.0)
+            gray = linear_byte(depth_m, low, max(high, low + 1e-3)) * valid
+            return np.stack([gray, gray, gray], -1).astype(np.uint8)
+        near = inverse_log(depth_m, settings["min_m"], settings["max_m"])
+        if self._name == "inverse_log":
+            return np.stack([near, near, near], -1)
+        up = linear_byte(height_m, settings["min_height_m"], settings["max_height_m"])
+        return np.stack([near, np.where(near > 0, up, 0).astype(np.uint8), near], -1)

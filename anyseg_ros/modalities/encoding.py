@@ -1,0 +1,74 @@
+"""Named encodings: how metres, events and points become pixels, with their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anyseg_ros.modalities.errors import ModalityError
+from anyseg_ros.modality import Modality
+
+
+@dataclass(frozen=True)
+class EncodingSpec:
+    """An encoding's name and the settings that the model was trained with."""
+
+    name: str
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+
+# Every encoding the project can build, with its settings and their defaults.
+ENCODINGS: dict[Modality, dict[str, dict[str, float]]] = {
+    Modality.CAMERA: {"rgb": {}},
+    Modality.DEPTH: {
+        "inverse_log": {"min_m": 1.0, "max_m": 80.0},
+        "inverse_log_height": {
+            "min_m": 1.0,
+            "max_m": 80.0,
+            "min_height_m": -3.0,
+            "max_height_m": 7.0,
+        },
+        "minmax": {},
+    },
+    Modality.EVENT: {"polarity_counts": {"window_s": 0.05, "saturation": 4.0}},
+    Modality.LIDAR: {
+        "range_height_intensity": {
+            "min_m": 1.0,
+            "max_m": 80.0,
+            "min_height_m": -3.0,
+            "max_height_m": 7.0,
+            "splat_width_px": 3,
+            "splat_height_px": 5,
+        }
+    },
+}
+
+DEFAULT_ENCODINGS: dict[Modality, EncodingSpec] = {
+    modality: EncodingSpec(name, ENCODINGS[modality][name])
+    for modality, name in {
+        Modality.CAMERA: "rgb",
+        Modality.DEPTH: "inverse_log_height",
+        Modality.EVENT: "polarity_counts",
+        Modality.LIDAR: "range_height_intensity",
+    }.items()
+}
+
+
+def resolve_settings(modality: Modality, spec: EncodingSpec) -> dict[str, float]:
+    """Settings of ``spec`` with defaults filled in.
+
+    Raises:
+        ModalityError: if the project has no such encoding, or the encoding no such setting.
+    """
+    known = ENCODINGS[modality]
+    if spec.name not in known:
+        raise ModalityError(
+            f"no encoding {spec.name!r} for {modality.label}; this version builds {', '.join(known)}"
+        )
+    unknown = sorted(set(spec.settings) - set(known[spec.name]))
+    if unknown:
+        raise ModalityError(
+            f"{modality.label} encoding {spec.name} has no setting {', '.join(unknown)}; "
+            f"it has {', '.join(known[spec.name]) or 'none'}"
+        )
+    return {**known[spec.name], **spec.settings}

@@ -1,0 +1,124 @@
+"""Events to modality images, and the buffer they wait in."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from anyseg_ros.modalities.calibration import SensorCalibration
+from anyseg_ros.modalities.camera import ImageWarper
+from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
+from anyseg_ros.modalities.errors import ModalityError
+from anyseg_ros.modalities.geometry import SegmentationGrid
+from anyseg_ros.modalities.projection import RotationWarp, is_registered
+from anyseg_ros.modalities.sensor_data import CameraFrame, EventPacket
+from anyseg_ros.modality import Modality
+
+EMPTY_PACKET = EventPacket(
+    np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, np.uint8), np.empty(0, np.int64)
+)
+
+
+class EventBuffer:
+    """The newest packets, up to a span of time and a number of events, to cut windows from."""
+
+    def __init__(self, span_s: float, max_events: int = 4_000_000) -> None:
+        self._span_ns = int(span_s * 1e9)
+        self._max_events = max_events
+        self._packets: deque[tuple[int, EventPacket]] = deque()
+        self._count = 0
+
+    def add(self, end_stamp_ns: int, packet: EventPacket) -> None:
+        """Add a packet whose events end at ``end_stamp_ns``; an empty packet counts as coverage."""
+        if self._packets and end_stamp_ns < self._packets[-1][0] - self._span_ns:
+            self.clear()  # time jumped back: what was kept belongs to another epoch
+        self._packets.append((end_stamp_ns, packet))
+        self._count += len(packet.x)
+        newest = max(end for end, _ in self._packets)
+        while len(self._packets) > 1 and (
+            self._packets[0][0] < newest - self._span_ns or self._count > self._max_events
+        ):
+            self._count -= len(self._packets.popleft()[1].x)
+
+    def window(self, begin_ns: int, end_ns: int) -> EventPacket:
+        """Events with ``begin_ns < stamp <= end_ns``, in order of arrival."""
+        parts = []
+        for _, packet in self._packets:
+            keep = (packet.stamp_ns > begin_ns) & (packet.stamp_ns <= end_ns)
+            if keep.all():
+                parts.append(packet)
+            elif keep.any():
+                parts.append(
+                    EventPacket(
+                        packet.x[keep], packet.y[keep], packet.polarity[keep], packet.stamp_ns[keep]
+                    )
+                )
+        if not parts:
+            return EMPTY_PACKET
+        return EventPacket(
+            np.concatenate([p.x for p in parts]),
+            np.concatenate([p.y for p in parts]),
+            np.concatenate([p.polarity for p in parts]),
+            np.concatenate([p.stamp_ns for p in parts]),
+        )
+
+    def clear(self) -> None:
+        self._packets.clear()
+        self._count = 0
+
+
+class EventImageBuilder:
+    """Encoding ``polarity_counts``: events of the window ``(end - window_s, end]``, counted per pixel.
+
+    Red counts brighter, blue darker, ``255 * min(n, saturation) / saturation``; green is 0. The counts
+    are warped into the grid by rotation and intrinsics. A still scene gives an empty picture.
+    """
+
+    def __init__(
+        self, spec: EncodingSpec, grid: SegmentationGrid, sensor: SensorCalibration
+    ) -> None:
+        self._settings = resolve_settings(Modality.EVENT, spec)
+        self._grid = grid
+        self._camera = sensor.camera or grid.camera
+        self._warp_image = ImageWarper(grid, sensor, "event")
+        self._warp = (
+            None
+            if is_registered(self._camera, grid, sensor.grid_from_sensor)
+            else RotationWarp(self._camera, grid, sensor.grid_from_sensor, cv2.INTER_LINEAR)
+        )
+
+    @property
+    def window_ns(self) -> int:
+        return int(self._settings["window_s"] * 1e9)
+
+    def build(self, data: EventPacket | CameraFrame, end_stamp_ns: int) -> npt.NDArray[np.uint8]:
+        """uint8[H, W, 3] in the grid's input.
+
+        Args:
+            data: events, or a picture rendered from events elsewhere, which is only warped.
+            end_stamp_ns: end of the window; the anchor's stamp.
+
+        Raises:
+            ModalityError: if an event lies outside the calibrated sensor.
+        """
+        if isinstance(data, CameraFrame):
+            return self._warp_image(data.image)
+        width, height = self._camera.width, self._camera.height
+        keep = (data.stamp_ns > end_stamp_ns - self.window_ns) & (data.stamp_ns <= end_stamp_ns)
+        x, y, polarity = data.x[keep], data.y[keep], data.polarity[keep]
+        if len(x) and (x.max() >= width or y.max() >= height):
+            raise ModalityError(
+                f"event at ({x.max()}, {y.max()}) lies outside the calibrated sensor, "
+                f"{width}x{height}"
+            )
+        index = ((polarity == 0).astype(np.int64) * height + y) * width + x
+        counts = np.bincount(index, minlength=2 * height * width).reshape(2, height, width)
+        scale = 255.0 / self._settings["saturation"]
+        level = np.minimum(counts * scale + 0.5, 255).astype(np.uint8)
+        image = np.stack([level[0], np.zeros_like(level[0]), level[1]], -1)
+        if self._warp is not None:
+            return self._warp(image)
+        return self._grid.letterbox.place(image, cv2.INTER_AREA)

@@ -1,0 +1,163 @@
+"""Moving pixels and points into the segmentation grid: rotation warps and z-buffered splats."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from anyseg_ros.modalities.errors import ModalityError
+from anyseg_ros.modalities.geometry import (
+    CameraModel,
+    FloatArray,
+    RigidTransform,
+    SegmentationGrid,
+)
+
+_SAME_RAY_PX = 0.05
+_FAR_SHARE = 0.02
+
+
+def camera_for_image(camera: CameraModel, width: int, height: int, what: str) -> CameraModel:
+    """Intrinsics for an image that a driver may have scaled against its calibration.
+
+    Raises:
+        ModalityError: if the image has another aspect ratio than the calibration.
+    """
+    if (width, height) == (camera.width, camera.height):
+        return camera
+    if abs(width / height / (camera.width / camera.height) - 1) > _FAR_SHARE:
+        raise ModalityError(
+            f"{what} image is {width}x{height} but its calibration is for "
+            f"{camera.width}x{camera.height}, another aspect ratio"
+        )
+    return camera.resized(width, height)
+
+
+def is_registered(
+    camera: CameraModel, grid: SegmentationGrid, grid_from_sensor: RigidTransform
+) -> bool:
+    """Whether an image of ``camera`` already lies in the grid, up to its scale."""
+    if camera.distorted or np.abs(grid_from_sensor.translation).max() > 1e-4:
+        return False
+    if np.abs(grid_from_sensor.rotation - np.eye(3)).max() > 1e-4:
+        return False
+    if (
+        abs(camera.width / camera.height / (grid.camera.width / grid.camera.height) - 1)
+        > _FAR_SHARE
+    ):
+        return False
+    scaled = camera.resized(grid.camera.width, grid.camera.height)
+    return bool(np.abs(scaled.matrix - grid.camera.matrix).max() < _SAME_RAY_PX)
+
+
+class RotationWarp:
+    """Warps images of one camera into the grid by rotation and intrinsics.
+
+    The translation between the sensors is not used, as it needs depth: a point at distance ``d`` is
+    shown ``f * t / d`` pixels off, for a baseline ``t`` across the view.
+    """
+
+    def __init__(
+        self,
+        camera: CameraModel,
+        grid: SegmentationGrid,
+        grid_from_sensor: RigidTransform,
+        interpolation: int,
+    ) -> None:
+        target = grid.input_camera
+        # An image much finer than the grid is shrunk first: remap samples points and would alias.
+        shrink = min(1.0, 1.5 * target.fx / camera.fx, 1.5 * target.fy / camera.fy)
+        self._size = (max(1, round(camera.width * shrink)), max(1, round(camera.height * shrink)))
+        source = camera.resized(*self._size)
+        rays = target.rays().reshape(-1, 3)
+        local = rays @ grid_from_sensor.rotation.astype(np.float32)
+        pixels = np.full((len(local), 2), -1e4, np.float32)
+        # Wide distortion polynomials fold back far off the axis: beyond the sensor's own corner
+        # rays nothing can be seen, so nothing is projected there.
+        corner = np.abs(source.rays()[..., :2]).reshape(-1, 2).max(0)
+        ahead = local[:, 2] > 1e-3
+        slope = np.abs(local[:, :2] / np.where(ahead, local[:, 2], 1.0)[:, None])
+        ahead &= (slope <= corner * 1.02 + 1e-3).all(1)
+        pixels[ahead] = source.project(local[ahead])
+        shape = (target.height, target.width)
+        self._maps = cv2.convertMaps(
+            pixels[:, 0].reshape(shape), pixels[:, 1].reshape(shape), cv2.CV_16SC2
+        )
+        self._interpolation = interpolation
+        outside = np.ones(shape, bool)
+        outside[grid.letterbox.content] = False
+        self._border = outside if outside.any() else None
+
+    def __call__(self, image: npt.NDArray) -> npt.NDArray:
+        """Warp ``[H, W, C]`` to the grid's input size; what the sensor does not see is 0."""
+        if image.shape[1::-1] != self._size:
+            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+        warped = cv2.remap(image, *self._maps, self._interpolation, borderMode=cv2.BORDER_CONSTANT)
+        if self._border is not None:
+            warped[self._border] = 0
+        return warped
+
+
+def splat(
+    pixels: FloatArray,
+    depth: FloatArray,
+    values: npt.NDArray[np.uint8],
+    shape: tuple[int, int],
+    size: tuple[int, int],
+) -> npt.NDArray[np.uint8]:
+    """Draw points as small rectangles; where they overlap, the nearest stays visible.
+
+    Args:
+        pixels: float[N, 2], (u, v) with pixel centres at integers.
+        depth: float[N], metres; decides what hides what.
+        values: uint8[N, 3].
+        shape: (height, width) of the picture.
+        size: (width, height) of the rectangle in pixels.
+
+    Returns:
+        uint8[H, W, 3], 0 where there is no point.
+    """
+    height, width = shape
+    half = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2])
+    # Limits first: float to int of a huge coordinate is undefined.
+    inside = ((pixels > -half - 1) & (pixels < np.array([width, height]) + half)).all(1)
+    corner = np.floor(pixels[inside] - half + 0.5).astype(np.int32)
+    order = np.argsort(-depth[inside], kind="stable")
+    corner = corner[order]
+    packed = np.zeros((len(order), 4), np.uint8)
+    packed[:, :3] = values[inside][order]
+    columns = corner[:, 0, None, None] + np.arange(size[0])[None, None, :]
+    rows = corner[:, 1, None, None] + np.arange(size[1])[None, :, None]
+    visible = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    index = (rows * width + columns)[visible]
+    colour = np.broadcast_to(packed.view(np.uint32)[:, :, None], visible.shape)[visible]
+    canvas = np.zeros(height * width, np.uint32)
+    # numpy assigns repeated indices in order, so the nearest, drawn last, wins.
+    canvas[index] = colour
+    return canvas.view(np.uint8).reshape(height, width, 4)[..., :3].copy()
+
+
+def splat_size(camera: CameraModel, grid: SegmentationGrid) -> tuple[int, int]:
+    """Rectangle (pixels) with which pixels of ``camera`` leave no holes in the grid."""
+    target = grid.input_camera
+    return math.ceil(target.fx / camera.fx), math.ceil(target.fy / camera.fy)
+
+
+def inverse_log(distance_m: FloatArray, min_m: float, max_m: float) -> npt.NDArray[np.uint8]:
+    """1..255, near is bright, equal steps for equal ratios of distance; 0 where not in (0, inf).
+
+    ``1 + 254 * log(max / d) / log(max / min)``, with ``d`` limited to [min, max].
+    """
+    valid = np.isfinite(distance_m) & (distance_m > 0)
+    limited = np.clip(np.where(valid, distance_m, max_m), min_m, max_m)
+    scaled = 1.5 + 254.0 / math.log(max_m / min_m) * np.log(max_m / limited)
+    return np.where(valid, scaled, 0).astype(np.uint8)
+
+
+def linear_byte(value: FloatArray, low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Map [low, high] to 1..255, limited at both ends; NaN becomes 0."""
+    scaled = 1.5 + 254.0 * (np.clip(value, low, high) - low) / (high - low)
+    return np.nan_to_num(scaled, nan=0.0).astype(np.uint8)
