@@ -121,23 +121,33 @@ def splat(
         uint8[H, W, 3], 0 where there is no point.
     """
     height, width = shape
-    half = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2])
-    # Limits first: float to int of a huge coordinate is undefined.
-    inside = ((pixels > -half - 1) & (pixels < np.array([width, height]) + half)).all(1)
-    corner = np.floor(pixels[inside] - half + 0.5).astype(np.int32)
-    order = np.argsort(-depth[inside], kind="stable")
-    corner = corner[order]
-    packed = np.zeros((len(order), 4), np.uint8)
-    packed[:, :3] = values[inside][order]
-    columns = corner[:, 0, None, None] + np.arange(size[0])[None, None, :]
-    rows = corner[:, 1, None, None] + np.arange(size[1])[None, :, None]
-    visible = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    index = (rows * width + columns)[visible]
-    colour = np.broadcast_to(packed.view(np.uint32)[:, :, None], visible.shape)[visible]
-    canvas = np.zeros(height * width, np.uint32)
-    # numpy assigns repeated indices in order, so the nearest, drawn last, wins.
-    canvas[index] = colour
-    return canvas.view(np.uint8).reshape(height, width, 4)[..., :3].copy()
+    shift = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2], pixels.dtype)
+    # The canvas has a margin, so that a rectangle that begins outside still reaches in. Limits come
+    # before the cast: float to int of a huge coordinate is undefined.
+    rows, columns = height + size[1] - 1, width + size[0] - 1
+    corner = np.floor(pixels - shift + 0.5)
+    inside = ((corner > -np.array(size)) & (corner < np.array([width, height]))).all(1)
+    corner = corner[inside].astype(np.int32)
+    index = (corner[:, 1] + size[1] - 1) * columns + corner[:, 0] + size[0] - 1
+
+    # One number a point, nearness before colour: the largest number is the nearest point.
+    nearness = (2.0**39 / (1.0 + np.maximum(depth[inside], 0.0).astype(np.float64))).astype(
+        np.uint64
+    )
+    colour = values[inside].astype(np.uint64)
+    key = nearness << 24 | colour[:, 0] << 16 | colour[:, 1] << 8 | colour[:, 2]
+    canvas = np.zeros(rows * columns, np.uint64)
+    np.maximum.at(canvas, index, key)
+
+    # Growing each point to a rectangle is a running maximum along rows, then along columns.
+    wide = canvas.reshape(rows, columns)
+    grown = wide[:, size[0] - 1 :].copy()
+    for step in range(size[0] - 1):
+        np.maximum(grown, wide[:, step : step + width], out=grown)
+    tall = grown[size[1] - 1 :].copy()
+    for step in range(size[1] - 1):
+        np.maximum(tall, grown[step : step + height], out=tall)
+    return np.stack([tall >> 16, tall >> 8, tall], -1).astype(np.uint8)
 
 
 def splat_size(camera: CameraModel, grid: SegmentationGrid) -> tuple[int, int]:
