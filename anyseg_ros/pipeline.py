@@ -1,0 +1,246 @@
+"""Raw sensor data in, segmentation out: everything the node does that is not ROS.
+
+The same object serves the node, bag evaluation and the benchmarks, so what is evaluated is what runs
+on the robot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from anyseg_ros.classes import IGNORE_ID
+from anyseg_ros.engine import Engine, Features
+from anyseg_ros.modalities import (
+    CameraModel,
+    EventBuffer,
+    EventPacket,
+    ModalityError,
+    ModalityImageBuilder,
+    RigCalibration,
+    SegmentationGrid,
+    SensorCalibration,
+    SensorData,
+    make_image_builder,
+)
+from anyseg_ros.modality import Modality
+from anyseg_ros.sync import MatchedSet
+
+OutputSize = Literal["model", "camera"]
+
+
+class NoUsableInputError(RuntimeError):
+    """Not one member of a matched set could be turned into a modality image."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent on one set."""
+
+    build_s: float
+    encode_s: float
+    fuse_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.build_s + self.encode_s + self.fuse_s
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmentation and what it was made from."""
+
+    stamp_ns: int
+    """The anchor's stamp."""
+    labels: npt.NDArray[np.uint8]
+    """uint8[H, W], class ids; 255 outside the camera's view (letterbox border)"""
+    confidence: npt.NDArray[np.uint8]
+    """uint8[H, W], 255 times the largest class probability; 0 outside the camera's view"""
+    used: tuple[Modality, ...]
+    """The modalities that went into the network."""
+    skipped: Mapping[Modality, str]
+    """Members of the set that could not be used, with the reason."""
+    images: Mapping[Modality, npt.NDArray[np.uint8]] = field(repr=False)
+    """The newest modality image of each used modality, uint8[H, W, 3]."""
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    message: Any
+    window_end_ns: int | None
+    """End of the window cut from the event buffer; ``None`` for sampled data."""
+    image: npt.NDArray[np.uint8]
+    features: Features
+
+
+class Pipeline:
+    """Builds modality images, encodes what is new, fuses what is live.
+
+    One thread calls :meth:`segment`; :meth:`add_events` may be called from another.
+    """
+
+    def __init__(
+        self, engine: Engine, rig: RigCalibration, output_size: OutputSize = "model"
+    ) -> None:
+        """Bind an engine to a rig.
+
+        Args:
+            engine: the loaded model.
+            rig: the grid and the sensors' calibration. A modality without an entry cannot be used,
+                except the camera, which then is taken to be the grid's own.
+            output_size: size of the labels: the model's input or the grid's native size.
+        """
+        self._engine = engine
+        self._output_size = output_size
+        self._event_lock = threading.Lock()
+        self.recalibrate(rig)
+
+    @property
+    def grid(self) -> SegmentationGrid:
+        return self._grid
+
+    @property
+    def rig(self) -> RigCalibration:
+        return self._rig
+
+    @property
+    def output_camera(self) -> CameraModel:
+        """Intrinsics of the labels' image."""
+        return self._grid.camera if self._output_size == "camera" else self._grid.input_camera
+
+    def recalibrate(self, rig: RigCalibration) -> None:
+        """Take another calibration; cached features and buffered events are dropped."""
+        card = self._engine.card
+        self._rig = rig
+        self._grid = SegmentationGrid.create(
+            rig.grid, rig.grid_frame_id, card.input_width, card.input_height
+        )
+        self._builders: dict[Modality, ModalityImageBuilder] = {}
+        for modality in card.modalities:
+            sensor = rig.sensors.get(modality)
+            if sensor is None and modality is Modality.CAMERA:
+                sensor = SensorCalibration(rig.grid_frame_id, camera=rig.grid)
+            if sensor is not None:
+                self._builders[modality] = make_image_builder(
+                    modality, card.encodings[modality], self._grid, sensor
+                )
+        outside = np.ones((card.input_height, card.input_width), bool)
+        outside[self._grid.letterbox.content] = False
+        self._border = outside if outside.any() else None
+        self._cache: dict[Modality, _Encoded] = {}
+        event = card.encodings.get(Modality.EVENT)
+        window_s = float(event.settings.get("window_s", 0.05)) if event else 0.05
+        self._window_ns = int(window_s * 1e9)
+        with self._event_lock:
+            # Twice a second of events covers every anchor that may still arrive.
+            self._events = EventBuffer(span_s=window_s + 1.0)
+
+    def reset(self) -> None:
+        """Forget cached features and buffered events; for a new epoch of time."""
+        self._cache.clear()
+        with self._event_lock:
+            self._events.clear()
+
+    def add_events(self, end_stamp_ns: int, packet: EventPacket) -> None:
+        """Buffer an event packet that covers time up to ``end_stamp_ns``; any thread."""
+        with self._event_lock:
+            self._events.add(end_stamp_ns, packet)
+
+    def build_image(
+        self, modality: Modality, data: SensorData, end_stamp_ns: int
+    ) -> npt.NDArray[np.uint8]:
+        """The modality image uint8[H, W, 3] of raw data.
+
+        Raises:
+            ModalityError: if the sensor is not calibrated, or the data cannot be used.
+        """
+        builder = self._builders.get(modality)
+        if builder is None:
+            if modality not in self._engine.card.modalities:
+                raise ModalityError(f"the model was not trained on {modality.label}")
+            raise ModalityError(
+                f"no calibration for {modality.label}: its extrinsics to {self._rig.grid_frame_id!r} "
+                "are needed from the calibration file or TF"
+            )
+        return builder.build(data, end_stamp_ns)
+
+    def segment(self, matched: MatchedSet) -> Segmentation:
+        """Segment one matched set.
+
+        A member's message is its sensor data, or a callable that decodes to it, which is called only
+        if the member is needed. For a windowed event stream the message is ignored: the window that
+        ends at the anchor's stamp is cut from what :meth:`add_events` buffered.
+
+        Raises:
+            NoUsableInputError: if no member can be used; the message gives each one's reason.
+        """
+        started = time.perf_counter()
+        skipped: dict[Modality, str] = {}
+        images: dict[Modality, npt.NDArray[np.uint8]] = {}
+        new: dict[Modality, tuple[Any, int | None]] = {}
+        stamp_ns = matched.stamp_ns
+        for modality, member in sorted(matched.members.items()):
+            cached = self._cache.get(modality)
+            if (
+                cached is not None
+                and cached.message is member.message
+                and cached.window_end_ns in (None, stamp_ns)
+            ):
+                images[modality] = cached.image
+                continue
+            try:
+                data: SensorData = member.message() if callable(member.message) else member.message
+                windowed = isinstance(data, EventPacket)
+                if windowed:
+                    with self._event_lock:
+                        data = self._events.window(stamp_ns - self._window_ns, stamp_ns)
+                images[modality] = self.build_image(modality, data, stamp_ns)
+            except ModalityError as error:
+                skipped[modality] = str(error)
+            else:
+                new[modality] = (member.message, stamp_ns if windowed else None)
+        if not images:
+            reasons = "; ".join(f"{m.label}: {reason}" for m, reason in skipped.items())
+            raise NoUsableInputError(f"nothing to segment at {stamp_ns} ns: {reasons}")
+        built = time.perf_counter()
+
+        if new:
+            encoded = self._engine.encode(
+                np.stack([images[modality] for modality in new]),
+                np.array([int(modality) for modality in new], np.int64),
+            )
+            for modality, features in zip(new, encoded, strict=True):
+                self._cache[modality] = _Encoded(*new[modality], images[modality], features)
+        done_encoding = time.perf_counter()
+
+        used = tuple(sorted(images))
+        output = self._engine.fuse([self._cache[modality].features for modality in used])
+        labels, confidence = self._place(output.labels, output.confidence)
+        finished = time.perf_counter()
+        return Segmentation(
+            stamp_ns=stamp_ns,
+            labels=labels,
+            confidence=confidence,
+            used=used,
+            skipped=skipped,
+            images=images,
+            timings=Timings(built - started, done_encoding - built, finished - done_encoding),
+        )
+
+    def _place(
+        self, labels: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        if self._output_size == "camera":
+            return self._grid.letterbox.restore(labels), self._grid.letterbox.restore(confidence)
+        if self._border is not None:
+            labels, confidence = labels.copy(), confidence.copy()
+            labels[self._border] = IGNORE_ID
+            confidence[self._border] = 0
+        return labels, confidence
