@@ -1,0 +1,435 @@
+"""The node's parameters: one table with types, defaults, ranges and meaning; read into dataclasses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from anyseg_ros.engine import ENGINES
+from anyseg_ros.modality import MODALITIES, Modality
+
+SENSOR_TYPES: dict[Modality, tuple[str, ...]] = {
+    Modality.CAMERA: ("image", "compressed"),
+    Modality.DEPTH: ("image", "compressed_depth"),
+    Modality.EVENT: ("points", "image"),
+    Modality.LIDAR: ("points",),
+}
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; the message starts with its name."""
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter as users see it."""
+
+    name: str
+    default: Any
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    """May be changed while the node runs; others take effect at the next configure."""
+
+    def check(self, value: Any) -> Any:
+        """The value in the parameter's type (an integer is accepted for a double).
+
+        Raises:
+            ParameterError: if type, range or choice is wrong.
+        """
+        if isinstance(self.default, list):
+            return self._check_list(value)
+        expected: type[Any] = type(self.default)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not expected:
+            raise ParameterError(
+                f"{self.name} is {value!r} ({type(value).__name__}); expected {_TYPE_NAMES[expected]}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ParameterError(f"{self.name} is {value}; expected a finite number")
+        if self.minimum is not None and self.maximum is not None:
+            number = float(value)
+            if not self.minimum <= number <= self.maximum:
+                raise ParameterError(
+                    f"{self.name} is {value}; expected {self.minimum:g} to {self.maximum:g}"
+                )
+        if self.choices and value not in self.choices:
+            raise ParameterError(
+                f"{self.name} is {value!r}; expected one of {', '.join(self.choices)}"
+            )
+        return value
+
+    def _check_list(self, value: Any) -> list[Any]:
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+            raise ParameterError(f"{self.name} is {value!r}; expected a list")
+        items = list(value)
+        if self.name.endswith("extrinsics"):
+            numbers = [float(v) for v in items if isinstance(v, (int, float)) and math.isfinite(v)]
+            if len(numbers) != len(items) or len(items) not in (0, 7):
+                raise ParameterError(
+                    f"{self.name} has {len(items)} entries; expected 7 finite numbers: "
+                    "x y z in metres and a quaternion qx qy qz qw"
+                )
+            if items and math.hypot(*numbers[3:]) < 1e-6:
+                raise ParameterError(f"{self.name} has a quaternion of length 0")
+            return numbers
+        wrong = [item for item in items if item not in self.choices]
+        if wrong or len(set(items)) != len(items) or not items:
+            raise ParameterError(
+                f"{self.name} is {items}; expected some of {', '.join(self.choices)}, each once"
+            )
+        return items
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What ``ros2 param describe`` shows."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            additional_constraints=self._constraints(),
+            # rclpy would refuse "timeout: 1" for a double; check() accepts it.
+            dynamic_typing=isinstance(self.default, (float, list)),
+        )
+        if self.minimum is not None and self.maximum is not None:
+            if isinstance(self.default, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
+                ]
+            else:
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum), step=1)
+                ]
+        return descriptor
+
+    def _constraints(self) -> str:
+        parts = [f"one of: {', '.join(self.choices)}"] if self.choices else []
+        parts.append("may change at run time" if self.live else "takes effect at configure")
+        return "; ".join(parts)
+
+
+_TYPE_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+}
+
+_TOPICS = {
+    Modality.CAMERA: ("camera/image", "camera/camera_info"),
+    Modality.DEPTH: ("depth/image", "depth/camera_info"),
+    Modality.EVENT: ("events/points", "events/camera_info"),
+    Modality.LIDAR: ("lidar/points", ""),
+}
+_QOS_DEPTH = {Modality.CAMERA: 5, Modality.DEPTH: 5, Modality.EVENT: 30, Modality.LIDAR: 5}
+
+
+def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
+    label = modality.label
+    types = SENSOR_TYPES[modality]
+    topic, info_topic = _TOPICS[modality]
+    specs = [
+        ParameterSpec(f"{label}.enabled", True, f"Use the {label} sensor."),
+        ParameterSpec(f"{label}.topic", topic, f"Topic of the {label} data."),
+        ParameterSpec(f"{label}.type", types[0], "Kind of message on the topic.", choices=types),
+        ParameterSpec(
+            f"{label}.timeout",
+            0.5,
+            "Seconds of silence after which the stream counts as dropped.",
+            0.01,
+            60.0,
+            live=True,
+        ),
+        ParameterSpec(
+            f"{label}.tolerance",
+            0.06,
+            "Largest difference between a message's stamp and the anchor's, seconds.",
+            0.0,
+            10.0,
+            live=True,
+        ),
+        ParameterSpec(
+            f"{label}.max_age",
+            0.25,
+            "How long a slower stream's last message may be held, seconds of stamp time.",
+            0.0,
+            60.0,
+            live=True,
+        ),
+        ParameterSpec(
+            f"{label}.expected_rate",
+            0.0,
+            "Rate in Hz below which diagnostics warn; 0 for no warning.",
+            0.0,
+            10000.0,
+            live=True,
+        ),
+        ParameterSpec(
+            f"{label}.qos_reliable",
+            False,
+            "Subscribe reliable instead of best effort; the publisher must be reliable too.",
+        ),
+        ParameterSpec(
+            f"{label}.qos_depth", _QOS_DEPTH[modality], "Depth of the input queue.", 1, 1000
+        ),
+        ParameterSpec(
+            f"{label}.extrinsics",
+            [],
+            "Pose of the sensor in the grid's optical frame: x y z (metres) qx qy qz qw. Empty: from "
+            "the calibration file, else from TF.",
+        ),
+    ]
+    if info_topic:
+        specs += [
+            ParameterSpec(
+                f"{label}.camera_info_topic", info_topic, "Topic of its CameraInfo; empty for none."
+            ),
+            ParameterSpec(
+                f"{label}.rectified",
+                False,
+                "The images are rectified: use P of CameraInfo, without distortion.",
+            ),
+        ]
+    if modality is Modality.DEPTH:
+        specs.append(
+            ParameterSpec(
+                "depth.registered", False, "The depth image is already registered to the camera."
+            )
+        )
+    if modality is Modality.LIDAR:
+        specs.append(
+            ParameterSpec(
+                "lidar.intensity_max",
+                0.0,
+                "What counts as full intensity; 0: 255 for uint8, 65535 for uint16, 1 for float.",
+                0.0,
+                1e9,
+            )
+        )
+    return specs
+
+
+PARAMETERS: tuple[ParameterSpec, ...] = (
+    ParameterSpec(
+        "model", "", "Folder of the model, or its name under models/; empty: the default."
+    ),
+    ParameterSpec("engine", "auto", "What runs the model.", choices=("auto", *sorted(ENGINES))),
+    ParameterSpec("threads", 0, "CPU threads of the engine; 0 for all.", 0, 1024),
+    ParameterSpec(
+        "calibration_file",
+        "",
+        "YAML with grid, intrinsics and extrinsics. Empty: CameraInfo, and TF or <sensor>.extrinsics.",
+    ),
+    ParameterSpec(
+        "priority",
+        [m.label for m in MODALITIES],
+        "Which live stream sets the pace: the first of these that is live.",
+        choices=tuple(m.label for m in MODALITIES),
+    ),
+    ParameterSpec(
+        "max_wait_s",
+        0.1,
+        "Longest time a set waits for a live stream that is usually late, seconds.",
+        0.0,
+        10.0,
+        live=True,
+    ),
+    ParameterSpec(
+        "output_size",
+        "model",
+        "Masks at the model's input size, or at the grid camera's size (nearest).",
+        choices=("model", "camera"),
+    ),
+    ParameterSpec("output_reliable", False, "Publish results reliable instead of best effort."),
+    ParameterSpec(
+        "overlay_alpha", 0.5, "How much of the class colour the overlay shows.", 0.0, 1.0, live=True
+    ),
+    ParameterSpec(
+        "autostart",
+        False,
+        "Configure and activate by itself at start, without a lifecycle manager.",
+    ),
+    *(spec for modality in MODALITIES for spec in _sensor_specs(modality)),
+)
+_BY_NAME = {spec.name: spec for spec in PARAMETERS}
+
+
+@dataclass(frozen=True)
+class SensorParameters:
+    """Parameters of one sensor; times in seconds."""
+
+    enabled: bool
+    topic: str
+    type: str
+    timeout_s: float
+    tolerance_s: float
+    max_age_s: float
+    expected_rate_hz: float | None
+    qos_reliable: bool
+    qos_depth: int
+    camera_info_topic: str
+    rectified: bool
+    registered: bool
+    intensity_max: float
+    extrinsics: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """All parameters, checked."""
+
+    model: str
+    engine: str
+    threads: int
+    calibration_file: str
+    priority: tuple[Modality, ...]
+    max_wait_s: float
+    output_size: str
+    output_reliable: bool
+    overlay_alpha: float
+    autostart: bool
+    sensors: Mapping[Modality, SensorParameters]
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> NodeParameters:
+        """Check raw values; what is missing takes its default.
+
+        Raises:
+            ParameterError: naming the first parameter that is wrong.
+        """
+        checked = {
+            spec.name: spec.check(values.get(spec.name, spec.default)) for spec in PARAMETERS
+        }
+        sensors = {m: _sensor_parameters(m, checked) for m in MODALITIES}
+        if not any(sensor.enabled for sensor in sensors.values()):
+            raise ParameterError("camera.enabled and all others are false; enable one sensor")
+        topics: dict[str, Modality] = {}
+        for modality, sensor in sensors.items():
+            if not sensor.enabled:
+                continue
+            if not sensor.topic:
+                raise ParameterError(
+                    f"{modality.label}.topic is empty; name a topic or set {modality.label}.enabled "
+                    "to false"
+                )
+            if sensor.topic in topics:
+                raise ParameterError(
+                    f"{modality.label}.topic is {sensor.topic!r}, which is the topic of "
+                    f"{topics[sensor.topic].label} too"
+                )
+            topics[sensor.topic] = modality
+        order = [Modality.from_label(label) for label in checked["priority"]]
+        order += [m for m in MODALITIES if m not in order]
+        return cls(
+            model=checked["model"],
+            engine=checked["engine"],
+            threads=checked["threads"],
+            calibration_file=checked["calibration_file"],
+            priority=tuple(order),
+            max_wait_s=checked["max_wait_s"],
+            output_size=checked["output_size"],
+            output_reliable=checked["output_reliable"],
+            overlay_alpha=checked["overlay_alpha"],
+            autostart=checked["autostart"],
+            sensors=sensors,
+        )
+
+
+def _sensor_parameters(modality: Modality, values: Mapping[str, Any]) -> SensorParameters:
+    def get(name: str, default: Any = None) -> Any:
+        return values.get(f"{modality.label}.{name}", default)
+
+    return SensorParameters(
+        enabled=get("enabled"),
+        topic=get("topic"),
+        type=get("type"),
+        timeout_s=get("timeout"),
+        tolerance_s=get("tolerance"),
+        max_age_s=get("max_age"),
+        expected_rate_hz=get("expected_rate") or None,
+        qos_reliable=get("qos_reliable"),
+        qos_depth=get("qos_depth"),
+        camera_info_topic=get("camera_info_topic", ""),
+        rectified=get("rectified", False),
+        registered=get("registered", False),
+        intensity_max=get("intensity_max", 0.0),
+        extrinsics=tuple(get("extrinsics")),
+    )
+
+
+def declare_parameters(node: Node) -> list[str]:
+    """Declare every parameter; wrong overrides fall back to the default and are returned as sentences.
+
+    A node that dies on a wrong parameter says nothing that an operator can query; this one stays
+    and refuses to configure.
+    """
+    problems = []
+    for spec in PARAMETERS:
+        try:
+            parameter = node.declare_parameter(spec.name, spec.default, spec.descriptor())
+            spec.check(parameter.value)
+        except ParameterError as error:
+            problems.append(str(error))
+            node.set_parameters([Parameter(spec.name, value=spec.default)])
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            problems.append(f"{spec.name}: {error}")
+            node.declare_parameter(spec.name, spec.default, spec.descriptor(), ignore_override=True)
+    return problems
+
+
+def read_parameters(node: Node) -> NodeParameters:
+    """The node's parameters, checked.
+
+    Raises:
+        ParameterError: naming the first parameter that is wrong.
+    """
+    return NodeParameters.from_values(
+        {spec.name: node.get_parameter(spec.name).value for spec in PARAMETERS}
+    )
+
+
+def check_change(
+    current: Mapping[str, Any], changes: list[Parameter[Any]], configured: bool
+) -> SetParametersResult:
+    """Whether a run-time change may be made; the reason says why not.
+
+    Args:
+        current: the values of all parameters.
+        configured: the node is inactive or active, so that only live parameters may change.
+    """
+    values = dict(current)
+    for change in changes:
+        spec = _BY_NAME.get(change.name)
+        if spec is None:
+            continue
+        try:
+            values[change.name] = spec.check(change.value)
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if configured and not spec.live and values[change.name] != current.get(change.name):
+            return SetParametersResult(
+                successful=False,
+                reason=f"{change.name} takes effect at configure: clean the node up first "
+                "(ros2 lifecycle set <node> cleanup), then set it and configure again",
+            )
+    try:
+        NodeParameters.from_values(values)
+    except ParameterError as error:
+        return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
