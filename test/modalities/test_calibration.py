@@ -1,0 +1,81 @@
+"""A rig's calibration survives its file; a wrong file is refused by name."""
+
+import numpy as np
+import pytest
+import yaml
+
+from anyseg_ros.modalities import (
+    CalibrationError,
+    CameraModel,
+    RigCalibration,
+    RigidTransform,
+    SensorCalibration,
+    load_calibration,
+    save_calibration,
+)
+from anyseg_ros.modality import Modality
+
+
+@pytest.fixture
+def rig():
+    camera = CameraModel(64, 32, 40, 40, 31.5, 15.5, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0))
+    transform = RigidTransform.from_quaternion([0.5, -0.5, 0.5, -0.5], [0.1, 0.2, 0.3])
+    return RigCalibration(
+        camera.undistorted(),
+        "camera_optical_frame",
+        {
+            Modality.CAMERA: SensorCalibration("camera_optical_frame", camera=camera),
+            Modality.LIDAR: SensorCalibration("lidar", transform),
+        },
+    )
+
+
+def test_round_trip(rig, tmp_path):
+    save_calibration(rig, tmp_path / "rig.yaml")
+    loaded = load_calibration(tmp_path / "rig.yaml")
+    assert loaded.grid == rig.grid and loaded.grid_frame_id == rig.grid_frame_id
+    assert loaded.sensors[Modality.CAMERA].camera == rig.sensors[Modality.CAMERA].camera
+    for name in ("rotation", "translation"):
+        np.testing.assert_allclose(
+            getattr(loaded.sensors[Modality.LIDAR].grid_from_sensor, name),
+            getattr(rig.sensors[Modality.LIDAR].grid_from_sensor, name),
+            atol=1e-9,
+        )
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda d: d.pop("grid"), "'grid' and 'sensors'"),
+        (lambda d: d["grid"].pop("fx"), r"grid: missing \['fx'\]"),
+        (lambda d: d["grid"].update(fov=90), r"unknown \['fov'\]"),
+        (lambda d: d["sensors"].update(radar={}), "sensors/radar: unknown modality 'radar'"),
+        (lambda d: d["sensors"]["lidar"].update(pose=1), r"sensors/lidar: unknown \['pose'\]"),
+        (
+            lambda d: d["sensors"]["lidar"]["grid_from_sensor"].update(rotation_xyzw=[0, 0, 0, 0]),
+            "has no direction",
+        ),
+        (
+            lambda d: d["sensors"]["lidar"]["grid_from_sensor"].update(translation_m=[0, 1]),
+            "translation 3",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(rig, tmp_path, break_it, said):
+    path = tmp_path / "rig.yaml"
+    save_calibration(rig, path)
+    data = yaml.safe_load(path.read_text())
+    break_it(data)
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(CalibrationError, match=said) as caught:
+        load_calibration(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "{", "- 1", "\x00\x01"])
+def test_an_unreadable_file_is_refused(tmp_path, content):
+    path = tmp_path / "rig.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CalibrationError, match=r"rig\.yaml"):
+        load_calibration(path)

@@ -1,0 +1,297 @@
+"""Each sensor's data land where the geometry says, with the values the encoding says."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyseg_ros.modalities import (
+    DEFAULT_ENCODINGS,
+    CameraFrame,
+    CameraModel,
+    DepthFrame,
+    EncodingSpec,
+    EventBuffer,
+    EventPacket,
+    LidarScan,
+    ModalityError,
+    RigidTransform,
+    SegmentationGrid,
+    SensorCalibration,
+    make_image_builder,
+)
+from anyseg_ros.modalities.projection import inverse_log, splat
+from anyseg_ros.modality import Modality
+
+CAMERA = CameraModel.from_fov(128, 64, 88)
+GRID = SegmentationGrid.create(CAMERA, "optical", 128, 64)
+# LiDAR axes (x forward, y left, z up) to optical axes (x right, y down, z forward).
+OPTICAL_FROM_LIDAR = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
+
+
+def builder(modality, sensor=None, spec=None, grid=GRID):
+    sensor = sensor or SensorCalibration("sensor")
+    return make_image_builder(modality, spec or DEFAULT_ENCODINGS[modality], grid, sensor)
+
+
+def events(x, y, polarity, stamp_ns):
+    return EventPacket(
+        np.array(x, np.uint16),
+        np.array(y, np.uint16),
+        np.array(polarity, np.uint8),
+        np.array(stamp_ns, np.int64),
+    )
+
+
+# --- camera
+
+
+def test_a_camera_that_is_the_grid_passes_unchanged():
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    assert (builder(Modality.CAMERA).build(CameraFrame(image), 0) == image).all()
+
+
+def test_a_camera_of_another_aspect_is_letterboxed():
+    camera = CameraModel(80, 64, 60, 60, 39.5, 31.5)
+    grid = SegmentationGrid.create(camera, "optical", 128, 64)
+    built = builder(Modality.CAMERA, SensorCalibration("c", camera=camera), grid=grid)
+    image = built.build(CameraFrame(np.full((64, 80, 3), 9, np.uint8)), 0)
+    assert (image[:, 24:104] == 9).all() and (image[:, :24] == 0).all()
+
+
+def test_distortion_is_removed():
+    camera = CameraModel(128, 64, 66, 66, 63.5, 31.5, "plumb_bob", (-0.15, 0.02, 0, 0, 0))
+    grid = SegmentationGrid.create(camera, "optical", 128, 64)
+    # A picture whose brightness is a smooth function of the true viewing direction.
+    rays = camera.rays()
+    picture = np.clip(128 + 80 * rays[..., :1] + 40 * rays[..., 1:2], 0, 255).repeat(3, -1)
+    image = builder(Modality.CAMERA, SensorCalibration("c", camera=camera), grid=grid).build(
+        CameraFrame(picture.astype(np.uint8)), 0
+    )
+    true = grid.input_camera.rays()
+    expected = np.clip(128 + 80 * true[..., 0] + 40 * true[..., 1], 0, 255)
+    centre = (slice(12, 52), slice(24, 104))
+    assert np.abs(image[..., 0].astype(float) - expected)[centre].max() < 3
+
+
+def test_a_scaled_image_is_accepted_and_another_aspect_refused():
+    built = builder(Modality.CAMERA, SensorCalibration("c", camera=CAMERA))
+    assert built.build(CameraFrame(np.full((32, 64, 3), 5, np.uint8)), 0).shape == (64, 128, 3)
+    with pytest.raises(ModalityError, match="another aspect ratio"):
+        built.build(CameraFrame(np.zeros((64, 64, 3), np.uint8)), 0)
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (64, 128, 4), (0, 128, 3)])
+def test_a_picture_that_is_none_is_refused(shape):
+    with pytest.raises(ModalityError, match="uint8"):
+        builder(Modality.CAMERA).build(CameraFrame(np.zeros(shape, np.uint8)), 0)
+
+
+# --- depth
+
+
+def test_inverse_log_has_the_documented_values():
+    distance = np.array([0.0, np.nan, np.inf, -1, 0.5, 1.0, 80.0, 500.0, math.sqrt(80.0)])
+    got = inverse_log(distance, 1.0, 80.0)
+    assert got.tolist() == [0, 0, 0, 0, 255, 255, 1, 1, 128]
+
+
+@pytest.mark.parametrize("encoding", ["inverse_log", "inverse_log_height", "minmax"])
+def test_invalid_depth_is_zero_in_every_channel(encoding):
+    depth = np.full((64, 128), 5.0, np.float32)
+    depth[:8], depth[8:16], depth[16:24] = 0, np.nan, np.inf
+    depth[60] = 7.0
+    image = builder(Modality.DEPTH, spec=EncodingSpec(encoding)).build(DepthFrame(depth), 0)
+    assert (image[:24] == 0).all() and (image[24:] > 0).all()
+
+
+def test_height_is_measured_against_the_optical_centre():
+    image = builder(Modality.DEPTH).build(DepthFrame(np.full((64, 128), 4.0, np.float32)), 0)
+    v = 60
+    height = -(v - CAMERA.cy) / CAMERA.fy * 4.0
+    expected = int(1.5 + 254 * (height + 3) / 10)
+    assert abs(int(image[v, 20, 1]) - expected) <= 1
+
+
+def test_depth_from_beside_the_camera_is_moved_by_its_parallax():
+    baseline = 0.5
+    sensor = SensorCalibration(
+        "depth", RigidTransform(np.eye(3), np.array([baseline, 0, 0])), CAMERA
+    )
+    depth = np.zeros((64, 128), np.float32)
+    depth[30:34, 60:64] = 5.0
+    image = builder(Modality.DEPTH, sensor).build(DepthFrame(depth), 0)
+    shift = round(CAMERA.fx * baseline / 5.0)
+    rows, columns = np.nonzero(image[..., 0])
+    assert (rows.min(), rows.max()) == (30, 33)
+    assert abs(columns.min() - (60 + shift)) <= 1 and abs(columns.max() - (63 + shift)) <= 1
+
+
+def test_where_depths_overlap_the_nearer_stays():
+    # Seen from 1 m to the right, the far wall's pixels land on the near post's.
+    sensor = SensorCalibration("depth", RigidTransform(np.eye(3), np.array([1.0, 0, 0])), CAMERA)
+    depth = np.full((64, 128), 40.0, np.float32)
+    depth[:, 40:44] = 3.0
+    image = builder(Modality.DEPTH, sensor).build(DepthFrame(depth), 0)
+    near = inverse_log(np.array([3.0]), 1.0, 80.0)[0]
+    column = 42 + round(CAMERA.fx * 1.0 / 3.0)
+    assert (image[:, column, 0] == near).all()
+
+
+def test_reprojection_onto_a_finer_grid_leaves_no_holes():
+    coarse = CameraModel.from_fov(50, 25, 88)
+    sensor = SensorCalibration("d", RigidTransform(np.eye(3), np.array([0.01, 0, 0])), coarse)
+    image = builder(Modality.DEPTH, sensor).build(DepthFrame(np.full((25, 50), 9.0, np.float32)), 0)
+    assert (image[4:-4, 4:-4] > 0).all()
+
+
+# --- LiDAR
+
+
+def lidar_sensor():
+    return SensorCalibration("lidar", RigidTransform(OPTICAL_FROM_LIDAR, np.zeros(3)))
+
+
+def test_a_point_lands_where_the_camera_sees_it():
+    point = np.array([[10.0, 2.0, -1.0]], np.float32)  # 10 m ahead, 2 m left, 1 m down
+    spec = EncodingSpec("range_height_intensity", {"splat_width_px": 1, "splat_height_px": 1})
+    image = builder(Modality.LIDAR, lidar_sensor(), spec).build(
+        LidarScan(point, np.array([0.5], np.float32)), 0
+    )
+    u = CAMERA.cx + CAMERA.fx * -2 / 10
+    v = CAMERA.cy + CAMERA.fy * 1 / 10
+    rows, columns = np.nonzero(image.any(-1))
+    assert (rows.tolist(), columns.tolist()) == ([round(v)], [round(u)])
+    red, green, blue = (int(c) for c in image[rows[0], columns[0]])
+    assert red == inverse_log(np.linalg.norm(point, axis=1), 1.0, 80.0)[0]
+    assert abs(green - (1.5 + 254 * (-1 + 3) / 10)) <= 1
+    assert blue == int(1.5 + 254 * 0.5)
+
+
+def test_points_behind_beside_and_not_finite_are_left_out():
+    points = np.array(
+        [[-5, 0, 0], [0.01, 3, 0], [np.nan, 0, 0], [np.inf, 1, 1], [1e30, 0, 0]], np.float32
+    )
+    image = builder(Modality.LIDAR, lidar_sensor()).build(
+        LidarScan(points[:4], np.zeros(4, np.float32)), 0
+    )
+    assert not image.any()
+    empty = LidarScan(np.empty((0, 3), np.float32), np.empty(0, np.float32))
+    assert not builder(Modality.LIDAR, lidar_sensor()).build(empty, 0).any()
+
+
+def test_contradicting_lidar_arrays_are_refused():
+    with pytest.raises(ModalityError, match="intensities"):
+        builder(Modality.LIDAR, lidar_sensor()).build(
+            LidarScan(np.zeros((3, 3), np.float32), np.zeros(2, np.float32)), 0
+        )
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_splat_equals_painting_point_by_point(data):
+    count = data.draw(st.integers(0, 25))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    size = (data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)))
+    pixels = rng.uniform(-6, 26, (count, 2)).astype(np.float32)
+    depth = rng.uniform(0.5, 50, count).astype(np.float32)
+    values = rng.integers(1, 256, (count, 3)).astype(np.uint8)
+    expected, zbuffer = np.zeros((16, 20, 3), np.uint8), np.full((16, 20), np.inf)
+    for (u, v), z, value in zip(pixels, depth, values, strict=True):
+        left = math.floor(np.float32(u) - np.float32((size[0] - 1) / 2) + np.float32(0.5))
+        top = math.floor(np.float32(v) - np.float32((size[1] - 1) / 2) + np.float32(0.5))
+        for row in range(max(top, 0), min(top + size[1], 16)):
+            for column in range(max(left, 0), min(left + size[0], 20)):
+                if z < zbuffer[row, column]:
+                    zbuffer[row, column], expected[row, column] = z, value
+    np.testing.assert_array_equal(splat(pixels, depth, values, (16, 20), size), expected)
+
+
+# --- events
+
+
+def test_events_are_counted_by_polarity_in_the_window_only():
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    window_ns = 50_000_000
+    end = 200_000_000
+    packet = events(
+        [5, 5, 5, 9, 7], [3, 3, 3, 4, 6], [1, 1, 0, 0, 1],
+        [end - 10, end, end - 5, end - window_ns, end + 1],
+    )  # fmt: skip
+    image = built.build(packet, end)
+    assert image[3, 5].tolist() == [int(2 * 255 / 4 + 0.5), 0, int(255 / 4 + 0.5)]
+    assert not image[4, 9].any(), "an event exactly at the window's begin is outside it"
+    assert not image[6, 7].any(), "an event after the anchor is from the future"
+
+
+def test_counts_saturate():
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    image = built.build(events([1] * 40, [1] * 40, [1] * 40, range(1, 41)), 50)
+    assert image[1, 1].tolist() == [255, 0, 0]
+
+
+def test_a_quiet_sensor_gives_an_empty_picture():
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    assert not built.build(events([], [], [], []), 10).any()
+
+
+def test_an_event_outside_the_sensor_is_refused():
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    with pytest.raises(ModalityError, match=r"\(128, 3\).*128x64"):
+        built.build(events([128], [3], [1], [10]), 10)
+
+
+def test_an_event_sensor_of_other_resolution_is_warped_into_the_grid():
+    sensor = SensorCalibration("event", camera=CameraModel.from_fov(64, 32, 88))
+    built = builder(Modality.EVENT, sensor)
+    x, y = np.meshgrid(np.arange(30, 34), np.arange(14, 18))
+    image = built.build(events(x.ravel(), y.ravel(), [1] * 16, [5] * 16), 10)
+    rows, columns = np.nonzero(image[..., 0] > 30)
+    assert abs(rows.mean() - 31.5) < 0.6 and abs(columns.mean() - 63.5) < 0.6
+
+
+def test_a_rendered_event_image_is_taken_as_it_is():
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    assert (built.build(CameraFrame(picture), 0) == picture).all()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(0, 400))
+def test_the_buffer_gives_exactly_the_events_of_the_window(steps, offset):
+    stamps = np.cumsum(steps)
+    buffer = EventBuffer(span_s=1.0)
+    for stamp in stamps:
+        buffer.add(int(stamp), events([1], [1], [1], [stamp]))
+    end = int(stamps[-1]) - offset
+    got = buffer.window(end - 50, end).stamp_ns
+    assert got.tolist() == [s for s in stamps if end - 50 < s <= end]
+
+
+def test_the_buffer_is_bounded_in_time_and_number():
+    buffer = EventBuffer(span_s=0.1, max_events=500)
+    for i in range(200):
+        stamp = i * 10_000_000
+        buffer.add(stamp, events([1] * 100, [1] * 100, [1] * 100, [stamp] * 100))
+    assert len(buffer.window(-1, 10**18).x) <= 500
+    buffer.add(0, events([2], [2], [1], [0]))  # time jumped back by two seconds
+    assert buffer.window(-1, 10**18).x.tolist() == [2]
+
+
+# --- encodings
+
+
+def test_an_unknown_encoding_and_setting_are_refused_by_name():
+    with pytest.raises(ModalityError, match="no encoding 'hha' for depth"):
+        builder(Modality.DEPTH, spec=EncodingSpec("hha"))
+    with pytest.raises(ModalityError, match="no setting gamma"):
+        builder(Modality.CAMERA, spec=EncodingSpec("rgb", {"gamma": 2.2}))
+
+
+def test_data_of_another_sensor_is_refused():
+    with pytest.raises(ModalityError, match="depth takes DepthFrame, got LidarScan"):
+        builder(Modality.DEPTH).build(
+            LidarScan(np.zeros((1, 3), np.float32), np.zeros(1, np.float32)), 0
+        )
