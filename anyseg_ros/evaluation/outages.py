@@ -1,0 +1,116 @@
+"""Outage timetables: which sensor is switched off from when to when, in seconds of bag time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anyseg_ros.modality import MODALITIES, Modality
+
+KINDS = ("silent",)
+"""Kinds of fault a timetable can ask for: ``silent`` withholds the sensor's messages."""
+
+
+class OutageError(ValueError):
+    """A timetable that cannot be used; the message names the file, the entry and the field."""
+
+
+@dataclass(frozen=True)
+class Outage:
+    """One sensor's fault over ``[from_s, to_s)``, seconds after the bag's first message."""
+
+    sensor: Modality
+    from_s: float
+    to_s: float
+    kind: str = "silent"
+
+    def covers(self, time_s: float) -> bool:
+        return self.from_s <= time_s < self.to_s
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of time over which the same sensors are alive."""
+
+    from_s: float
+    to_s: float
+    alive: tuple[Modality, ...]
+
+
+def outages_from_data(data: Any, where: str = "timetable") -> list[Outage]:
+    """Read a list of ``{sensor, from_s, to_s, kind}`` mappings (``kind`` may be left out).
+
+    Raises:
+        OutageError: naming the entry and the field that is wrong.
+    """
+    if isinstance(data, Mapping) and set(data) == {"outages"}:
+        data = data["outages"]
+    if not isinstance(data, list):
+        raise OutageError(f"{where}: expected a list of outages under the key 'outages'")
+    outages = []
+    for number, entry in enumerate(data, 1):
+        spot = f"{where}: outage {number}"
+        if not isinstance(entry, Mapping) or not {"sensor", "from_s", "to_s"} <= set(entry):
+            raise OutageError(f"{spot} must have sensor, from_s and to_s")
+        unknown = sorted(set(entry) - {"sensor", "from_s", "to_s", "kind"})
+        if unknown:
+            raise OutageError(f"{spot}: unknown {', '.join(map(str, unknown))}")
+        try:
+            outage = Outage(
+                Modality.from_label(str(entry["sensor"])),
+                float(entry["from_s"]),
+                float(entry["to_s"]),
+                str(entry.get("kind", "silent")),
+            )
+        except (TypeError, ValueError) as error:
+            raise OutageError(f"{spot}: {error}") from None
+        if not 0 <= outage.from_s < outage.to_s:
+            raise OutageError(
+                f"{spot}: from_s {outage.from_s} must be >= 0 and < to_s {outage.to_s}"
+            )
+        if outage.kind not in KINDS:
+            raise OutageError(f"{spot}: unknown kind {outage.kind!r}; expected {', '.join(KINDS)}")
+        outages.append(outage)
+    return outages
+
+
+def load_outages(path: Path) -> list[Outage]:
+    """Read a timetable from YAML.
+
+    Raises:
+        OutageError: if the file cannot be read, or an entry is wrong.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OutageError(f"cannot read timetable {path}: {error}") from None
+    return outages_from_data(data, str(path))
+
+
+def alive_at(
+    outages: Iterable[Outage], time_s: float, sensors: Sequence[Modality] = MODALITIES
+) -> tuple[Modality, ...]:
+    """The sensors no outage silences at a time."""
+    dead = {o.sensor for o in outages if o.covers(time_s)}
+    return tuple(s for s in sensors if s not in dead)
+
+
+def stretches(
+    outages: Sequence[Outage], duration_s: float, sensors: Sequence[Modality] = MODALITIES
+) -> list[Stretch]:
+    """Cut ``[0, duration_s)`` wherever a sensor goes or comes back."""
+    marks = {0.0, duration_s}
+    marks |= {t for o in outages for t in (o.from_s, o.to_s) if t < duration_s}
+    cuts = sorted(marks)
+    found: list[Stretch] = []
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        alive = alive_at(outages, begin, sensors)
+        if found and found[-1].alive == alive:
+            found[-1] = Stretch(found[-1].from_s, end, alive)
+        else:
+            found.append(Stretch(begin, end, alive))
+    return found
