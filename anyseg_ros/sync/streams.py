@@ -1,0 +1,418 @@
+"""One stream: is it alive, is it believable, how fast and how late is it.
+
+Two times meet here and are never mixed. *Receipt time* is the clock that the caller hands in
+(steady, or ``/clock`` under ``use_sim_time``); liveness is judged by it alone. *Stamps* are what
+the sensors wrote; alignment uses them alone. Their difference, receipt minus stamp, is a stream's
+*delay*. Its absolute value means nothing (the clocks may have different origins), but its changes
+and the differences between streams do: they tell how late a stream is and whether its stamps lie.
+
+All times are integer nanoseconds. Nothing here is locked: the caller serialises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+NS_PER_S = 1_000_000_000
+
+
+def to_ns(seconds: float) -> int:
+    """Seconds to integer nanoseconds, rounded."""
+    return round(seconds * NS_PER_S)
+
+
+BACK_LIMIT_NS = to_ns(0.5)
+"""A stamp this far behind its own stream's newest is a jump back, not network reordering; and a
+returning stream this far behind the last output does not take the anchor over."""
+LEAD_LIMIT_NS = to_ns(0.25)
+"""A delay this far under the least one learned means a stamp from the future."""
+FAR_LIMIT_NS = to_ns(2.0)
+"""Delays of two streams further apart than this are two different ideas of time."""
+CONFIRMATIONS = 3
+"""Messages that must agree before a change of a stream's time is believed, either way."""
+MIN_SAMPLES = 4
+"""Delays needed before they count as knowledge."""
+WINDOW = 32
+"""Delays and intervals remembered."""
+RATE_HORIZON_NS = to_ns(5.0)
+"""Receipts older than this do not count in the rate."""
+
+
+class StreamState(Enum):
+    """What a stream is at one moment of receipt time."""
+
+    WAITING = "waiting"
+    """never seen"""
+    LIVE = "live"
+    DROPPED = "dropped"
+    """silent for longer than its timeout"""
+    QUARANTINED = "quarantined"
+    """arrives, but is not believable"""
+
+
+class DropReason(Enum):
+    """Why a message never became part of a set. The values are fit for diagnostics."""
+
+    DUPLICATE_STAMP = "stamp seen before"
+    STAMP_JUMPED_BACK = "stamp jumped back"
+    STAMP_IN_FUTURE = "stamp from the future"
+    STAMP_FAR_BEHIND = "stamp far behind receipt"
+    QUARANTINED = "stream is quarantined"
+    TOO_OLD = "arrived older than any set can use"
+    UNUSED = "no set needed it"
+    BUFFER_FULL = "buffer full"
+    EPOCH_ENDED = "time itself jumped back"
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How one stream is treated. Times in seconds.
+
+    Raises:
+        ValueError: if a value cannot work; the message names it.
+    """
+
+    timeout_s: float
+    """receipt-time silence after which the stream counts as dropped"""
+    tolerance_s: float
+    """a message this near the anchor's stamp, before or after, matches"""
+    max_age_s: float
+    """a message at most this much older than the anchor may be used when none matches"""
+    expected_rate_hz: float | None = None
+    """used until the rate is learned; None: unknown"""
+    windowed: bool = False
+    """messages are packets that cover time and are stamped with the END of their coverage"""
+    window_s: float = 0.1
+    """windowed streams: how far before the anchor's stamp packets are handed over"""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "max_age_s", "window_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.tolerance_s >= 0:
+            raise ValueError(f"tolerance_s must not be negative, got {self.tolerance_s}")
+        if self.expected_rate_hz is not None and not self.expected_rate_hz > 0:
+            raise ValueError(f"expected_rate_hz must be positive, got {self.expected_rate_hz}")
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """A stream as diagnostics show it."""
+
+    state: StreamState
+    reason: str
+    """why it is not live; empty if it is"""
+    age_s: float | None
+    """receipt time since the last believable message; None if there was none"""
+    rate_hz: float | None
+    """arrivals per second of receipt time, believable or not; None until two arrived"""
+    received: int
+    rejected: int
+    last_stamp_ns: int | None
+    """newest believable stamp"""
+
+
+@dataclass
+class StreamCounters:
+    """What became of a stream's messages. Each message that leaves unused has one reason."""
+
+    received: int = 0
+    rejected: int = 0
+    """refused on arrival"""
+    used: int = 0
+    """messages that became part of at least one set"""
+    held: int = 0
+    """times a message was used again in a later set"""
+    dropped: dict[DropReason, int] = field(default_factory=lambda: dict.fromkeys(DropReason, 0))
+
+
+@dataclass
+class _Suspicion:
+    """Consecutive messages that tell the same other time."""
+
+    reason: DropReason
+    stamp_ns: int
+    delay_ns: int
+    count: int = 1
+
+
+class Stream:
+    """Liveness, believability, rate and lateness of one stream. Holds no messages."""
+
+    def __init__(self, config: StreamConfig) -> None:
+        self.config = config
+        self.timeout_ns = to_ns(config.timeout_s)
+        self.tolerance_ns = to_ns(config.tolerance_s)
+        self.max_age_ns = to_ns(config.max_age_s)
+        self.window_ns = to_ns(config.window_s) if config.windowed else 0
+        self.counters = StreamCounters()
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to waiting; a quarantine by the caller ends too. Counters stay."""
+        self.heard_ns: int | None = None
+        self.accepted_ns: int | None = None
+        self.quarantine_reason: str | None = None
+        self._receipts: deque[int] = deque(maxlen=WINDOW)
+        self._intervals: deque[int] = deque(maxlen=WINDOW)
+        self._last_reject: DropReason | None = None
+        self.forget_time()
+
+    def forget_time(self) -> None:
+        """Forget what stamps meant so far; liveness and the caller's quarantine stay."""
+        self.newest_ns: int | None = None
+        self.suspicion: _Suspicion | None = None
+        self._distrust: DropReason | None = None
+        self._home_lateness_ns: int | None = None
+        self._consistent = 0
+        self._forget_delays()
+
+    def _forget_delays(self) -> None:
+        self._delays: deque[int] = deque(maxlen=WINDOW)
+        self._late_bound: tuple[int, int] | None = None
+
+    # --- liveness, on receipt time ------------------------------------------------------------
+
+    def state(self, now_ns: int) -> StreamState:
+        """The stream's state at ``now_ns``."""
+        if self.heard_ns is None:
+            return StreamState.WAITING
+        if now_ns - self.heard_ns > self.timeout_ns:
+            return StreamState.DROPPED
+        if self.quarantine_reason is not None or self._distrust is not None:
+            return StreamState.QUARANTINED
+        if self.accepted_ns is None or now_ns - self.accepted_ns > self.timeout_ns:
+            return StreamState.QUARANTINED
+        return StreamState.LIVE
+
+    def is_live(self, now_ns: int) -> bool:
+        return self.state(now_ns) is StreamState.LIVE
+
+    def votes(self, now_ns: int) -> bool:
+        """Whether the stream arrives at all, so that it has a say in what time it is."""
+        return (
+            self.heard_ns is not None
+            and now_ns - self.heard_ns <= self.timeout_ns
+            and self.quarantine_reason is None
+        )
+
+    def expires_ns(self) -> int | None:
+        """First instant at which a stream that is live now no longer is, if nothing arrives."""
+        return None if self.accepted_ns is None else self.accepted_ns + self.timeout_ns + 1
+
+    def hear(self, now_ns: int) -> None:
+        """Note that a message arrived, whatever it says."""
+        self.heard_ns = now_ns
+        self._receipts.append(now_ns)
+        self.counters.received += 1
+
+    def restart_receipts(self, now_ns: int) -> None:
+        """The receipt clock itself jumped: what was alive is given its timeout from ``now_ns``."""
+        self._receipts.clear()
+        if self.heard_ns is not None:
+            self.heard_ns = now_ns
+        if self.accepted_ns is not None:
+            self.accepted_ns = now_ns
+
+    def rate_hz(self, now_ns: int) -> float | None:
+        """Arrivals per second over the last seconds, falling while the stream is silent."""
+        recent = [t for t in self._receipts if now_ns - t <= RATE_HORIZON_NS]
+        if len(recent) < 2:
+            return 0.0 if len(self._receipts) >= 2 else None
+        span = recent[-1] - recent[0]
+        count = len(recent) - 1
+        span = max(span, now_ns - recent[0] - span // count)
+        return count * NS_PER_S / span if span > 0 else None
+
+    def status(self, now_ns: int) -> StreamStatus:
+        """The stream as diagnostics show it."""
+        state = self.state(now_ns)
+        return StreamStatus(
+            state=state,
+            reason=self._reason(state, now_ns),
+            age_s=None if self.accepted_ns is None else (now_ns - self.accepted_ns) / NS_PER_S,
+            rate_hz=self.rate_hz(now_ns),
+            received=self.counters.received,
+            rejected=self.counters.rejected,
+            last_stamp_ns=self.newest_ns,
+        )
+
+    def _reason(self, state: StreamState, now_ns: int) -> str:
+        if state is StreamState.LIVE:
+            return ""
+        if self.heard_ns is None:
+            return "nothing received yet"
+        if state is StreamState.DROPPED:
+            return f"silent for {(now_ns - self.heard_ns) / NS_PER_S:.1f} s"
+        if self.quarantine_reason is not None:
+            return self.quarantine_reason
+        cause = self._distrust or self._last_reject
+        return "nothing believable arrives" if cause is None else cause.value
+
+    # --- believability, on stamps -------------------------------------------------------------
+
+    def least_delay_ns(self) -> int | None:
+        """The least recent delay, once there are enough to know."""
+        return min(self._delays) if len(self._delays) >= MIN_SAMPLES else None
+
+    def judge(
+        self, stamp_ns: int, now_ns: int, others_delay_ns: int | None, last_output_ns: int | None
+    ) -> DropReason | None:
+        """Say what is wrong with a stamp, None if it is believable.
+
+        Args:
+            others_delay_ns: what the other live streams hold for a normal delay, None if unknown.
+            last_output_ns: stamp of the last set of this epoch.
+        """
+        delay = now_ns - stamp_ns
+        if self.newest_ns is not None and stamp_ns < self.newest_ns - BACK_LIMIT_NS:
+            return DropReason.STAMP_JUMPED_BACK
+        if last_output_ns is not None and stamp_ns < last_output_ns - FAR_LIMIT_NS:
+            return DropReason.STAMP_FAR_BEHIND
+        if others_delay_ns is not None and delay > others_delay_ns + FAR_LIMIT_NS:
+            return DropReason.STAMP_FAR_BEHIND
+        own = self.least_delay_ns()
+        if own is not None:
+            # A stream that was late and is punctual again leads its own past, not the others.
+            least = own if others_delay_ns is None else min(own, others_delay_ns)
+            if delay < least - LEAD_LIMIT_NS:
+                return DropReason.STAMP_IN_FUTURE
+        elif others_delay_ns is not None and delay < others_delay_ns - FAR_LIMIT_NS:
+            return DropReason.STAMP_IN_FUTURE
+        if (
+            self._distrust is not None
+            and self._home_lateness_ns is not None
+            and others_delay_ns is not None
+            and abs(delay - others_delay_ns - self._home_lateness_ns) > BACK_LIMIT_NS
+        ):
+            return self._distrust
+        return None
+
+    def suspect(self, reason: DropReason, stamp_ns: int, now_ns: int) -> int:
+        """Note an unbelievable stamp; return how many in a row have told this same other time."""
+        delay = now_ns - stamp_ns
+        last = self.suspicion
+        if last is not None and abs(delay - last.delay_ns) <= BACK_LIMIT_NS:
+            last.stamp_ns, last.delay_ns, last.count = stamp_ns, delay, last.count + 1
+        else:
+            last = self.suspicion = _Suspicion(reason, stamp_ns, delay)
+        self._consistent = 0
+        return last.count
+
+    def distrust(self, others_delay_ns: int | None) -> None:
+        """Quarantine the stream for its stamps, until they fit its former lateness again."""
+        if self._distrust is None and self.suspicion is not None:
+            self._distrust = self.suspicion.reason
+            if others_delay_ns is not None and len(self._delays) >= MIN_SAMPLES:
+                self._home_lateness_ns = self._typical(self._delays) - others_delay_ns
+
+    @property
+    def is_distrusted(self) -> bool:
+        return self._distrust is not None
+
+    @property
+    def knows_its_delay(self) -> bool:
+        return len(self._delays) >= MIN_SAMPLES
+
+    def clear_suspicion(self) -> bool:
+        """Note a believable stamp; return whether the stream is to be believed again."""
+        self.suspicion = None
+        if self._distrust is None:
+            return True
+        self._consistent += 1
+        if self._consistent < CONFIRMATIONS:
+            return False
+        self._distrust = None
+        self._home_lateness_ns = None
+        self._forget_delays()
+        return True
+
+    def adopt_suspected_time(self) -> None:
+        """Believe the time that the suspicious messages told."""
+        suspicion = self.suspicion
+        assert suspicion is not None
+        self.forget_time()
+        # Seeded, so that a straggler with the old time is recognised at once.
+        self._delays.extend([suspicion.delay_ns] * MIN_SAMPLES)
+
+    def doubt_delays(self) -> None:
+        """The other streams agreed on another time: this one must show its own anew."""
+        self._forget_delays()
+
+    def accept(self, stamp_ns: int, now_ns: int) -> None:
+        """Learn from a believable message."""
+        if self.accepted_ns is not None and now_ns - self.accepted_ns > self.timeout_ns:
+            # After an outage the sensor, the network or the replay may be another.
+            self._forget_delays()
+        self.accepted_ns = now_ns
+        if self.newest_ns is None or stamp_ns > self.newest_ns:
+            if self.newest_ns is not None:
+                self._intervals.append(stamp_ns - self.newest_ns)
+            self.newest_ns = stamp_ns
+        self._delays.append(now_ns - stamp_ns)
+        self._late_bound = None
+
+    def reject(self, reason: DropReason) -> None:
+        """Count a message that was refused on arrival."""
+        self.counters.rejected += 1
+        self._last_reject = reason
+
+    # --- what to expect -----------------------------------------------------------------------
+
+    @staticmethod
+    def _typical(values: Sequence[int]) -> int:
+        return sorted(values)[len(values) // 2]
+
+    def period_ns(self) -> int | None:
+        """Usual distance between two stamps: the median learned, else the expected rate's."""
+        if len(self._intervals) >= MIN_SAMPLES - 1:
+            return max(self._typical(self._intervals), 1)
+        if self.config.expected_rate_hz is not None:
+            return max(round(NS_PER_S / self.config.expected_rate_hz), 1)
+        return None
+
+    def delay_bounds_ns(self) -> tuple[int, int] | None:
+        """(typical, bound) delay: the median, and what the stream nearly always keeps to.
+
+        The bound is the greatest recent delay but one (a single straggler teaches nothing) plus
+        half its distance to the median, plus 1 ms. None until enough is known.
+        """
+        if len(self._delays) < MIN_SAMPLES:
+            return None
+        if self._late_bound is None:
+            ordered = sorted(self._delays)
+            typical = ordered[len(ordered) // 2]
+            high = ordered[-2] if len(ordered) >= WINDOW // 2 else ordered[-1]
+            self._late_bound = typical, high + (high - typical) // 2 + NS_PER_S // 1000
+        return self._late_bound
+
+    def worth_waiting_until_ns(self, anchor_ns: int, latest_ns: int) -> int | None:
+        """Receipt time until which a better message for ``anchor_ns`` may be awaited.
+
+        None: nothing better than what is in hand is to be expected by ``latest_ns``.
+        """
+        newest = self.newest_ns
+        if newest is not None and newest >= anchor_ns:
+            return None
+        period = self.period_ns()
+        bounds = self.delay_bounds_ns()
+        if newest is None or period is None or bounds is None:
+            return latest_ns
+        ahead = anchor_ns - newest
+        if self.config.windowed:
+            target = newest + -(-ahead // period) * period  # the packet that covers the anchor
+        else:
+            steps = (2 * ahead + period - 1) // (2 * period)  # to the message nearest the anchor
+            if steps == 0 and ahead > self.tolerance_ns:
+                steps = 1
+            target = newest + steps * period
+            # A tenth of a period of slack: stamps jitter.
+            if steps == 0 or target > anchor_ns + self.tolerance_ns + period // 10:
+                return None
+        typical, bound = bounds
+        if target + typical > latest_ns:
+            return None  # habitually late: used at its age
+        return min(target + bound, latest_ns)

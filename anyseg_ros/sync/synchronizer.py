@@ -1,0 +1,510 @@
+"""Matched sets from streams that come and go.
+
+Alignment uses stamps; liveness uses receipt time on the clock that the caller hands in. The
+highest-priority live stream is the *anchor*: each of its messages opens a set, to which every
+other live stream contributes the message that fits best. See ``docs/synchronizer.md``.
+
+Nothing here is locked and nothing runs by itself: the caller serialises its calls, and polls when
+:meth:`Synchronizer.next_deadline_ns` says so. The same calls give the same sets.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from anyseg_ros.sync.buffer import BufferedMessage, MessageBuffer
+from anyseg_ros.sync.streams import (
+    BACK_LIMIT_NS,
+    CONFIRMATIONS,
+    FAR_LIMIT_NS,
+    NS_PER_S,
+    DropReason,
+    Stream,
+    StreamConfig,
+    StreamCounters,
+    StreamStatus,
+    to_ns,
+)
+
+K = TypeVar("K", bound=Hashable)
+
+CLOCK_BACK_LIMIT_NS = to_ns(0.1)
+"""The receipt clock may step back this far (threads that read it in another order than they call)
+before it counts as having jumped."""
+MAX_PENDING = 32
+"""Sets that may wait at once; the oldest is completed as it stands when there is one more."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one stream contributes to a set."""
+
+    stamp_ns: int
+    """stamp of the message; of a windowed stream: where its coverage ends, at most the set's
+    stamp. Cut the window there."""
+    message: Any
+    """the message; of a windowed stream: a tuple of packets, oldest first"""
+    age_s: float
+    """how much older than the set's stamp; negative if newer"""
+    held: bool
+    """whether the same message (windowed: the same coverage) was in an earlier set"""
+
+
+@dataclass(frozen=True)
+class MatchedSet(Generic[K]):
+    """Messages that belong together. The anchor is among the members, in order of priority."""
+
+    anchor: K
+    stamp_ns: int
+    """the anchor's stamp; strictly increasing within an epoch"""
+    epoch: int
+    """grows when time itself jumped back, and with a reset"""
+    members: Mapping[K, Member]
+
+
+@dataclass(frozen=True, order=True)
+class _Pending:
+    """A set that is open: stamp of the anchor's message, receipt time at which waiting ends."""
+
+    stamp_ns: int
+    latest_ns: int
+
+
+class Synchronizer(Generic[K]):
+    """Matched sets of whichever streams are live. Not locked: the caller serialises.
+
+    Keys are any hashable (:class:`~anyseg_ros.modality.Modality` in this project). Messages are
+    never looked into.
+    """
+
+    def __init__(
+        self,
+        configs: Mapping[K, StreamConfig],
+        priority: Sequence[K],
+        max_wait_s: float,
+        *,
+        on_drop: Callable[[K, int, DropReason], None] | None = None,
+        buffer_size: int = 256,
+    ) -> None:
+        """Set up with every stream waiting.
+
+        Args:
+            configs: one configuration a stream.
+            priority: all streams, the preferred anchor first.
+            max_wait_s: receipt time that an anchor message waits for others at most, seconds.
+            on_drop: see :meth:`add_drop_callback`.
+            buffer_size: messages kept a stream at most.
+
+        Raises:
+            ValueError: if there is no stream, the priority is not a permutation of the streams,
+                or a number is out of range.
+        """
+        if not configs:
+            raise ValueError("configs is empty: nothing to synchronize")
+        if len(priority) != len(configs) or set(priority) != set(configs):
+            raise ValueError(
+                f"priority must list every stream once: got {list(priority)}, "
+                f"streams are {list(configs)}"
+            )
+        if not max_wait_s >= 0:
+            raise ValueError(f"max_wait_s must not be negative, got {max_wait_s}")
+        if buffer_size < 1:
+            raise ValueError(f"buffer_size must be at least 1, got {buffer_size}")
+        self._priority = tuple(priority)
+        self._max_wait_ns = to_ns(max_wait_s)
+        self._streams = {key: Stream(configs[key]) for key in priority}
+        self._buffers: dict[K, MessageBuffer] = {k: MessageBuffer(buffer_size) for k in priority}
+        self._drop_callbacks = [] if on_drop is None else [on_drop]
+        self._now_ns: int | None = None
+        self._anchor: K | None = None
+        self._pending: list[_Pending] = []
+        self._last_output_ns: int | None = None
+        self._last_coverage: dict[K, Member] = {}
+        self._changed = False
+        self.epoch = 0
+        """epoch of the next set"""
+        self.sets = 0
+        """sets given out"""
+        self.complete_sets = 0
+        """sets to which every configured stream contributed"""
+        self.abandoned_sets = 0
+        """sets opened and not given out, because their anchor dropped or was superseded"""
+
+    # --- what the caller calls ----------------------------------------------------------------
+
+    def add(self, key: K, stamp_ns: int, message: Any, now_ns: int) -> list[MatchedSet[K]]:
+        """Take in a message and return the sets that are complete now, oldest first.
+
+        Args:
+            stamp_ns: the message's stamp; of a windowed stream the end of its coverage.
+            now_ns: receipt time.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        stream = self._stream(key)
+        now_ns = self._tick(now_ns)
+        stream.hear(now_ns)
+        self._admit(key, stream, int(stamp_ns), message, now_ns)
+        return self._advance(now_ns)
+
+    def poll(self, now_ns: int) -> list[MatchedSet[K]]:
+        """Return the sets that time alone has completed, oldest first."""
+        return self._advance(self._tick(now_ns))
+
+    def next_deadline_ns(self) -> int | None:
+        """Receipt time at which :meth:`poll` must be called if nothing arrives before.
+
+        None: nothing will happen without a message. A time in the past means now.
+        """
+        now = self._now_ns
+        if now is None:
+            return None
+        if self._changed:
+            return now
+        deadlines = [
+            expiry
+            for stream in self._streams.values()
+            if stream.is_live(now) and (expiry := stream.expires_ns()) is not None
+        ]
+        if self._pending:
+            deadlines.append(self._ready_ns(self._pending[0], now))
+        return min(deadlines, default=None)
+
+    def quarantine(self, key: K, reason: str) -> None:
+        """Leave a stream out of all sets until :meth:`release`, for what its messages show.
+
+        Its arrivals are still watched. Takes effect with the next :meth:`add` or :meth:`poll`,
+        which :meth:`next_deadline_ns` calls for at once.
+
+        Raises:
+            KeyError: if there is no such stream.
+            ValueError: if the reason is empty.
+        """
+        stream = self._stream(key)
+        if not reason:
+            raise ValueError("a quarantine needs a reason")
+        stream.quarantine_reason = reason
+        self._discard(key, self._buffers[key].clear(), DropReason.QUARANTINED)
+        self._changed = True
+
+    def release(self, key: K) -> None:
+        """End a :meth:`quarantine`; no effect if there is none, or on one for bad stamps.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        self._stream(key).quarantine_reason = None
+        self._changed = True
+
+    def status(self, now_ns: int) -> dict[K, StreamStatus]:
+        """Every stream's state at ``now_ns``, in order of priority."""
+        now_ns = now_ns if self._now_ns is None else max(now_ns, self._now_ns)
+        return {key: stream.status(now_ns) for key, stream in self._streams.items()}
+
+    def reset(self) -> None:
+        """Forget everything but the counters; the next set starts a new epoch."""
+        self._start_epoch()
+        for stream in self._streams.values():
+            stream.forget()
+        self._now_ns = None
+        self._anchor = None
+        self._changed = False
+
+    def add_drop_callback(self, callback: Callable[[K, int, DropReason], None]) -> None:
+        """Call ``callback(key, stamp_ns, reason)`` for each message that never was in a set.
+
+        It must not call back into the synchronizer.
+        """
+        self._drop_callbacks.append(callback)
+
+    @property
+    def anchor(self) -> K | None:
+        """The stream that opens sets at present; None while none is live."""
+        return self._anchor
+
+    @property
+    def counters(self) -> Mapping[K, StreamCounters]:
+        """What became of each stream's messages."""
+        return MappingProxyType({k: stream.counters for k, stream in self._streams.items()})
+
+    @property
+    def buffered(self) -> Mapping[K, int]:
+        """Messages kept a stream."""
+        return MappingProxyType({k: len(buffer) for k, buffer in self._buffers.items()})
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def _tick(self, now_ns: int) -> int:
+        """Take over the caller's time; small steps back are levelled, a jump ends the epoch."""
+        now_ns = int(now_ns)
+        if self._now_ns is not None and now_ns < self._now_ns:
+            if self._now_ns - now_ns <= CLOCK_BACK_LIMIT_NS:
+                return self._now_ns
+            self._start_epoch()
+            for stream in self._streams.values():
+                stream.restart_receipts(now_ns)
+        self._now_ns = now_ns
+        return now_ns
+
+    def _start_epoch(self) -> None:
+        self.epoch += 1
+        self._last_output_ns = None
+        self._last_coverage.clear()
+        self._abandon_pending()
+        for key, stream in self._streams.items():
+            self._discard(key, self._buffers[key].clear(), DropReason.EPOCH_ENDED)
+            stream.forget_time()
+
+    def _others_delay_ns(self, key: K, now_ns: int) -> int | None:
+        """A normal delay as the other live streams know it: the lower median of their least."""
+        known = sorted(
+            delay
+            for other, stream in self._streams.items()
+            if other != key
+            and stream.is_live(now_ns)
+            and (delay := stream.least_delay_ns()) is not None
+        )
+        return known[(len(known) - 1) // 2] if known else None
+
+    def _time_jumped(self, stream: Stream, now_ns: int) -> bool:
+        """Whether time itself is what ``stream``'s suspicious message says; if so, follow it.
+
+        That takes a majority of the streams that arrive at all. Where two halves contradict each
+        other, the half whose stamps are near receipt time is right, if the other's are not.
+        """
+        suspicion = stream.suspicion
+        assert suspicion is not None
+        if not stream.votes(now_ns):
+            return False
+        voters = [s for s in self._streams.values() if s.votes(now_ns)]
+        agreeing = [
+            s
+            for s in voters
+            if s.suspicion is not None
+            and abs(s.suspicion.delay_ns - suspicion.delay_ns) <= FAR_LIMIT_NS
+        ]
+        if sum(s.suspicion.count for s in agreeing if s.suspicion) < CONFIRMATIONS:
+            return False
+        others = [s for s in voters if s not in agreeing]
+        if len(agreeing) < len(others):
+            return False
+        if len(agreeing) == len(others):
+            delays = [d for s in others if (d := s.least_delay_ns()) is not None]
+            if abs(suspicion.delay_ns) > FAR_LIMIT_NS or any(
+                abs(d) <= FAR_LIMIT_NS for d in delays
+            ):
+                return False
+        suspicions = [(s, s.suspicion) for s in agreeing if s.suspicion is not None]
+        went_back = any(
+            s.newest_ns is not None and told.stamp_ns <= s.newest_ns for s, told in suspicions
+        ) or (self._last_output_ns is not None and suspicion.stamp_ns <= self._last_output_ns)
+        if went_back:
+            self._start_epoch()
+            for s, told in suspicions:
+                s.suspicion = told
+        for s in agreeing:
+            s.adopt_suspected_time()
+        for s in others:
+            s.doubt_delays()
+        return True
+
+    # --- messages in --------------------------------------------------------------------------
+
+    def _stream(self, key: K) -> Stream:
+        try:
+            return self._streams[key]
+        except KeyError:
+            raise KeyError(f"no stream {key!r}; there are {list(self._streams)}") from None
+
+    def _admit(self, key: K, stream: Stream, stamp_ns: int, message: Any, now_ns: int) -> None:
+        buffer = self._buffers[key]
+        if stamp_ns == stream.newest_ns or stamp_ns in buffer:
+            self._reject(key, stamp_ns, DropReason.DUPLICATE_STAMP)
+            return
+        others_delay = self._others_delay_ns(key, now_ns)
+        reason = stream.judge(stamp_ns, now_ns, others_delay, self._last_output_ns)
+        if reason is not None:
+            count = stream.suspect(reason, stamp_ns, now_ns)
+            if not self._time_jumped(stream, now_ns) and not (
+                count >= CONFIRMATIONS and self._found_its_time(key, stream, others_delay)
+            ):
+                self._reject(key, stamp_ns, reason)
+                return
+        elif not stream.clear_suspicion():
+            self._reject(key, stamp_ns, DropReason.QUARANTINED)
+            return
+        stream.accept(stamp_ns, now_ns)
+        if stream.quarantine_reason is not None:
+            self._reject(key, stamp_ns, DropReason.QUARANTINED)
+        elif stamp_ns < self._oldest_useful_ns(stream):
+            self._reject(key, stamp_ns, DropReason.TOO_OLD)
+        else:
+            entry = BufferedMessage(stamp_ns, now_ns, message)
+            self._discard(key, buffer.insert(entry), DropReason.BUFFER_FULL)
+            if key == self._anchor:
+                self._open(stamp_ns, now_ns + self._max_wait_ns)
+
+    def _found_its_time(self, key: K, stream: Stream, others_delay: int | None) -> bool:
+        """A stream alone tells another time: quarantine it, unless its past was the lie.
+
+        That is so if its first stamps were wild and it now agrees with the others.
+        """
+        told = stream.suspicion
+        assert told is not None
+        if (
+            not stream.knows_its_delay
+            and not stream.is_distrusted
+            and others_delay is not None
+            and abs(told.delay_ns - others_delay) <= FAR_LIMIT_NS
+        ):
+            stream.adopt_suspected_time()
+            self._discard(key, self._buffers[key].clear(), DropReason.EPOCH_ENDED)
+            return True
+        stream.distrust(others_delay)
+        return False
+
+    def _reject(self, key: K, stamp_ns: int, reason: DropReason) -> None:
+        self._streams[key].reject(reason)
+        self._drop(key, stamp_ns, reason)
+
+    def _discard(self, key: K, entries: Iterable[BufferedMessage], reason: DropReason) -> None:
+        for entry in entries:
+            if not entry.used:
+                self._drop(key, entry.stamp_ns, reason)
+
+    def _drop(self, key: K, stamp_ns: int, reason: DropReason) -> None:
+        self._streams[key].counters.dropped[reason] += 1
+        for callback in self._drop_callbacks:
+            callback(key, stamp_ns, reason)
+
+    def _oldest_useful_ns(self, stream: Stream) -> int:
+        """Stamp before which a message can be in no set to come."""
+        keep = max(stream.max_age_ns, stream.window_ns)
+        oldest = -(1 << 63)
+        if self._last_output_ns is not None:
+            oldest = self._last_output_ns - keep
+        if stream.newest_ns is not None:
+            # Bounds memory by time while nothing is given out.
+            oldest = max(oldest, stream.newest_ns - keep - self._max_wait_ns - FAR_LIMIT_NS)
+        return oldest
+
+    # --- sets out -----------------------------------------------------------------------------
+
+    def _advance(self, now_ns: int) -> list[MatchedSet[K]]:
+        self._changed = False
+        self._choose_anchor(now_ns)
+        done: list[MatchedSet[K]] = []
+        while self._pending and (
+            len(self._pending) > MAX_PENDING or self._ready_ns(self._pending[0], now_ns) <= now_ns
+        ):
+            matched = self._complete(self._pending.pop(0), now_ns)
+            if matched is not None:
+                done.append(matched)
+        for key, stream in self._streams.items():
+            gone = self._buffers[key].prune(self._oldest_useful_ns(stream))
+            self._discard(key, gone, DropReason.UNUSED)
+        return done
+
+    def _choose_anchor(self, now_ns: int) -> None:
+        live = [key for key in self._priority if self._streams[key].is_live(now_ns)]
+        anchor = next((key for key in live if self._may_anchor(key)), live[0] if live else None)
+        if anchor == self._anchor:
+            return
+        self._anchor = anchor
+        self._abandon_pending()
+        if anchor is None:
+            return
+        # What the new anchor said meanwhile would be late by now: only its newest opens a set, and
+        # that waits for nobody, unless it has just arrived.
+        newest = self._buffers[anchor].newest
+        if newest is not None and not newest.used:
+            fresh = newest.receipt_ns == now_ns
+            self._open(newest.stamp_ns, now_ns + (self._max_wait_ns if fresh else 0))
+
+    def _may_anchor(self, key: K) -> bool:
+        """Whether a live stream may take over: not if its stamps would stall the output."""
+        newest = self._streams[key].newest_ns
+        return (
+            key == self._anchor
+            or newest is None
+            or self._last_output_ns is None
+            or newest >= self._last_output_ns - BACK_LIMIT_NS
+        )
+
+    def _abandon_pending(self) -> None:
+        self.abandoned_sets += len(self._pending)
+        self._pending.clear()
+
+    def _open(self, stamp_ns: int, latest_ns: int) -> None:
+        if self._last_output_ns is None or stamp_ns > self._last_output_ns:
+            insort(self._pending, _Pending(stamp_ns, latest_ns))
+
+    def _ready_ns(self, pending: _Pending, now_ns: int) -> int:
+        """Receipt time at which a set need not wait any longer."""
+        ready = now_ns
+        for key, stream in self._streams.items():
+            if key != self._anchor and stream.is_live(now_ns):
+                until = stream.worth_waiting_until_ns(pending.stamp_ns, pending.latest_ns)
+                if until is not None:
+                    ready = max(ready, until)
+        return min(ready, pending.latest_ns)
+
+    def _complete(self, pending: _Pending, now_ns: int) -> MatchedSet[K] | None:
+        anchor = self._anchor
+        if anchor is None or self._buffers[anchor].get(pending.stamp_ns) is None:
+            self.abandoned_sets += 1
+            return None
+        members: dict[K, Member] = {}
+        for key, stream in self._streams.items():
+            if stream.is_live(now_ns):
+                member = self._member(key, stream, pending.stamp_ns, key == anchor)
+                if member is not None:
+                    members[key] = member
+        self._last_output_ns = pending.stamp_ns
+        self.sets += 1
+        self.complete_sets += len(members) == len(self._streams)
+        return MatchedSet(anchor, pending.stamp_ns, self.epoch, MappingProxyType(members))
+
+    def _member(self, key: K, stream: Stream, anchor_ns: int, is_anchor: bool) -> Member | None:
+        buffer = self._buffers[key]
+        if not stream.config.windowed:
+            entry = (
+                buffer.get(anchor_ns)
+                if is_anchor
+                else buffer.match(anchor_ns, stream.tolerance_ns, stream.max_age_ns)
+            )
+            if entry is None:
+                return None
+            held = entry.used
+            self._use(stream, [entry])
+            age_s = (anchor_ns - entry.stamp_ns) / NS_PER_S
+            return self._count_held(stream, Member(entry.stamp_ns, entry.message, age_s, held))
+        reach = max(stream.tolerance_ns, 2 * (stream.period_ns() or 0))
+        covered = buffer.cover(anchor_ns, reach, stream.max_age_ns, stream.window_ns)
+        if covered is None:
+            return None
+        end, entries = covered
+        age_s = (anchor_ns - end) / NS_PER_S
+        last = self._last_coverage.get(key)
+        if last is not None and last.stamp_ns == end:
+            return self._count_held(stream, replace(last, age_s=age_s, held=True))
+        self._use(stream, entries)
+        member = Member(end, tuple(entry.message for entry in entries), age_s, False)
+        self._last_coverage[key] = member
+        return member
+
+    @staticmethod
+    def _use(stream: Stream, entries: Iterable[BufferedMessage]) -> None:
+        for entry in entries:
+            stream.counters.used += not entry.used
+            entry.used = True
+
+    @staticmethod
+    def _count_held(stream: Stream, member: Member) -> Member:
+        stream.counters.held += member.held
+        return member
