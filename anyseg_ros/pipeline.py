@@ -6,7 +6,6 @@ on the robot.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,16 +18,16 @@ from anyseg_ros.classes import IGNORE_ID
 from anyseg_ros.engine import Engine, Features
 from anyseg_ros.modalities import (
     CameraModel,
-    EventBuffer,
-    EventPacket,
     ModalityError,
     ModalityImageBuilder,
     RigCalibration,
     SegmentationGrid,
     SensorCalibration,
     SensorData,
+    join_packets,
     make_image_builder,
 )
+from anyseg_ros.modalities.event import join_packets
 from anyseg_ros.modality import Modality
 from anyseg_ros.sync import MatchedSet
 
@@ -73,18 +72,14 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _Encoded:
-    message: Any
-    window_end_ns: int | None
-    """End of the window cut from the event buffer; ``None`` for sampled data."""
+    key: tuple[int, int]
+    """Epoch and stamp of the member it was made from."""
     image: npt.NDArray[np.uint8]
     features: Features
 
 
 class Pipeline:
-    """Builds modality images, encodes what is new, fuses what is live.
-
-    One thread calls :meth:`segment`; :meth:`add_events` may be called from another.
-    """
+    """Builds modality images, encodes what is new, fuses what is live. For one thread."""
 
     def __init__(
         self, engine: Engine, rig: RigCalibration, output_size: OutputSize = "model"
@@ -99,7 +94,6 @@ class Pipeline:
         """
         self._engine = engine
         self._output_size = output_size
-        self._event_lock = threading.Lock()
         self.recalibrate(rig)
 
     @property
@@ -116,7 +110,7 @@ class Pipeline:
         return self._grid.camera if self._output_size == "camera" else self._grid.input_camera
 
     def recalibrate(self, rig: RigCalibration) -> None:
-        """Take another calibration; cached features and buffered events are dropped."""
+        """Take another calibration; cached features are dropped."""
         card = self._engine.card
         self._rig = rig
         self._grid = SegmentationGrid.create(
@@ -135,23 +129,10 @@ class Pipeline:
         outside[self._grid.letterbox.content] = False
         self._border = outside if outside.any() else None
         self._cache: dict[Modality, _Encoded] = {}
-        event = card.encodings.get(Modality.EVENT)
-        window_s = float(event.settings.get("window_s", 0.05)) if event else 0.05
-        self._window_ns = int(window_s * 1e9)
-        with self._event_lock:
-            # Twice a second of events covers every anchor that may still arrive.
-            self._events = EventBuffer(span_s=window_s + 1.0)
 
     def reset(self) -> None:
-        """Forget cached features and buffered events; for a new epoch of time."""
+        """Forget cached features."""
         self._cache.clear()
-        with self._event_lock:
-            self._events.clear()
-
-    def add_events(self, end_stamp_ns: int, packet: EventPacket) -> None:
-        """Buffer an event packet that covers time up to ``end_stamp_ns``; any thread."""
-        with self._event_lock:
-            self._events.add(end_stamp_ns, packet)
 
     def build_image(
         self, modality: Modality, data: SensorData, end_stamp_ns: int
@@ -175,8 +156,8 @@ class Pipeline:
         """Segment one matched set.
 
         A member's message is its sensor data, or a callable that decodes to it, which is called only
-        if the member is needed. For a windowed event stream the message is ignored: the window that
-        ends at the anchor's stamp is cut from what :meth:`add_events` buffered.
+        if the member is needed; of a windowed stream a tuple of packets of either form. Features of a
+        member that an earlier set held already are not computed again.
 
         Raises:
             NoUsableInputError: if no member can be used; the message gives each one's reason.
@@ -184,31 +165,23 @@ class Pipeline:
         started = time.perf_counter()
         skipped: dict[Modality, str] = {}
         images: dict[Modality, npt.NDArray[np.uint8]] = {}
-        new: dict[Modality, tuple[Any, int | None]] = {}
-        stamp_ns = matched.stamp_ns
+        new: dict[Modality, tuple[int, int]] = {}
         for modality, member in sorted(matched.members.items()):
+            key = (matched.epoch, member.stamp_ns)
             cached = self._cache.get(modality)
-            if (
-                cached is not None
-                and cached.message is member.message
-                and cached.window_end_ns in (None, stamp_ns)
-            ):
+            if cached is not None and cached.key == key:
                 images[modality] = cached.image
                 continue
             try:
-                data: SensorData = member.message() if callable(member.message) else member.message
-                windowed = isinstance(data, EventPacket)
-                if windowed:
-                    with self._event_lock:
-                        data = self._events.window(stamp_ns - self._window_ns, stamp_ns)
-                images[modality] = self.build_image(modality, data, stamp_ns)
+                data = _sensor_data(member.message)
+                images[modality] = self.build_image(modality, data, member.stamp_ns)
             except ModalityError as error:
                 skipped[modality] = str(error)
             else:
-                new[modality] = (member.message, stamp_ns if windowed else None)
+                new[modality] = key
         if not images:
             reasons = "; ".join(f"{m.label}: {reason}" for m, reason in skipped.items())
-            raise NoUsableInputError(f"nothing to segment at {stamp_ns} ns: {reasons}")
+            raise NoUsableInputError(f"nothing to segment at {matched.stamp_ns} ns: {reasons}")
         built = time.perf_counter()
 
         if new:
@@ -217,7 +190,7 @@ class Pipeline:
                 np.array([int(modality) for modality in new], np.int64),
             )
             for modality, features in zip(new, encoded, strict=True):
-                self._cache[modality] = _Encoded(*new[modality], images[modality], features)
+                self._cache[modality] = _Encoded(new[modality], images[modality], features)
         done_encoding = time.perf_counter()
 
         used = tuple(sorted(images))
@@ -225,7 +198,7 @@ class Pipeline:
         labels, confidence = self._place(output.labels, output.confidence)
         finished = time.perf_counter()
         return Segmentation(
-            stamp_ns=stamp_ns,
+            stamp_ns=matched.stamp_ns,
             labels=labels,
             confidence=confidence,
             used=used,
@@ -244,3 +217,10 @@ class Pipeline:
             labels[self._border] = IGNORE_ID
             confidence[self._border] = 0
         return labels, confidence
+
+
+def _sensor_data(message: Any) -> SensorData:
+    if isinstance(message, tuple):
+        return join_packets([_sensor_data(packet) for packet in message])  # type: ignore[misc]
+    data: SensorData = message() if callable(message) else message
+    return data

@@ -13,7 +13,7 @@ from anyseg_ros.modalities.camera import CameraImageBuilder
 from anyseg_ros.modalities.depth import DepthImageBuilder
 from anyseg_ros.modalities.encoding import DEFAULT_ENCODINGS, EncodingSpec
 from anyseg_ros.modalities.errors import ModalityError
-from anyseg_ros.modalities.event import EventBuffer, EventImageBuilder
+from anyseg_ros.modalities.event import EventImageBuilder, join_packets
 from anyseg_ros.modalities.geometry import (
     CameraModel,
     Letterbox,
@@ -33,7 +33,6 @@ __all__ = [
     "DepthFrame",
     "DepthImageBuilder",
     "EncodingSpec",
-    "EventBuffer",
     "EventImageBuilder",
     "EventPacket",
     "Letterbox",
@@ -46,6 +45,7 @@ __all__ = [
     "SegmentationGrid",
     "SensorCalibration",
     "SensorData",
+    "join_packets",
     "load_calibration",
     "make_image_builder",
     "save_calibration",

@@ -1,8 +1,8 @@
-"""Events to modality images, and the buffer they wait in."""
+"""Events to modality images."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -17,57 +17,18 @@ from anyseg_ros.modalities.projection import RotationWarp, is_registered
 from anyseg_ros.modalities.sensor_data import CameraFrame, EventPacket
 from anyseg_ros.modality import Modality
 
-EMPTY_PACKET = EventPacket(
-    np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, np.uint8), np.empty(0, np.int64)
-)
 
-
-class EventBuffer:
-    """The newest packets, up to a span of time and a number of events, to cut windows from."""
-
-    def __init__(self, span_s: float, max_events: int = 4_000_000) -> None:
-        self._span_ns = int(span_s * 1e9)
-        self._max_events = max_events
-        self._packets: deque[tuple[int, EventPacket]] = deque()
-        self._count = 0
-
-    def add(self, end_stamp_ns: int, packet: EventPacket) -> None:
-        """Add a packet whose events end at ``end_stamp_ns``; an empty packet counts as coverage."""
-        if self._packets and end_stamp_ns < self._packets[-1][0] - self._span_ns:
-            self.clear()  # time jumped back: what was kept belongs to another epoch
-        self._packets.append((end_stamp_ns, packet))
-        self._count += len(packet.x)
-        newest = max(end for end, _ in self._packets)
-        while len(self._packets) > 1 and (
-            self._packets[0][0] < newest - self._span_ns or self._count > self._max_events
-        ):
-            self._count -= len(self._packets.popleft()[1].x)
-
-    def window(self, begin_ns: int, end_ns: int) -> EventPacket:
-        """Events with ``begin_ns < stamp <= end_ns``, in order of arrival."""
-        parts = []
-        for _, packet in self._packets:
-            keep = (packet.stamp_ns > begin_ns) & (packet.stamp_ns <= end_ns)
-            if keep.all():
-                parts.append(packet)
-            elif keep.any():
-                parts.append(
-                    EventPacket(
-                        packet.x[keep], packet.y[keep], packet.polarity[keep], packet.stamp_ns[keep]
-                    )
-                )
-        if not parts:
-            return EMPTY_PACKET
-        return EventPacket(
-            np.concatenate([p.x for p in parts]),
-            np.concatenate([p.y for p in parts]),
-            np.concatenate([p.polarity for p in parts]),
-            np.concatenate([p.stamp_ns for p in parts]),
-        )
-
-    def clear(self) -> None:
-        self._packets.clear()
-        self._count = 0
+def join_packets(packets: Sequence[EventPacket]) -> EventPacket:
+    """One packet with the events of several, in their order; none gives an empty packet."""
+    if len(packets) == 1:
+        return packets[0]
+    empty = np.empty(0, np.int64)
+    return EventPacket(
+        np.concatenate([p.x for p in packets] or [empty.astype(np.uint16)]),
+        np.concatenate([p.y for p in packets] or [empty.astype(np.uint16)]),
+        np.concatenate([p.polarity for p in packets] or [empty.astype(np.uint8)]),
+        np.concatenate([p.stamp_ns for p in packets] or [empty]),
+    )
 
 
 class EventImageBuilder:

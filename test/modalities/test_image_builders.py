@@ -13,13 +13,13 @@ from anyseg_ros.modalities import (
     CameraModel,
     DepthFrame,
     EncodingSpec,
-    EventBuffer,
     EventPacket,
     LidarScan,
     ModalityError,
     RigidTransform,
     SegmentationGrid,
     SensorCalibration,
+    join_packets,
     make_image_builder,
 )
 from anyseg_ros.modalities.projection import inverse_log, splat
@@ -258,26 +258,11 @@ def test_a_rendered_event_image_is_taken_as_it_is():
     assert (built.build(CameraFrame(picture), 0) == picture).all()
 
 
-@settings(max_examples=60)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(0, 400))
-def test_the_buffer_gives_exactly_the_events_of_the_window(steps, offset):
-    stamps = np.cumsum(steps)
-    buffer = EventBuffer(span_s=1.0)
-    for stamp in stamps:
-        buffer.add(int(stamp), events([1], [1], [1], [stamp]))
-    end = int(stamps[-1]) - offset
-    got = buffer.window(end - 50, end).stamp_ns
-    assert got.tolist() == [s for s in stamps if end - 50 < s <= end]
-
-
-def test_the_buffer_is_bounded_in_time_and_number():
-    buffer = EventBuffer(span_s=0.1, max_events=500)
-    for i in range(200):
-        stamp = i * 10_000_000
-        buffer.add(stamp, events([1] * 100, [1] * 100, [1] * 100, [stamp] * 100))
-    assert len(buffer.window(-1, 10**18).x) <= 500
-    buffer.add(0, events([2], [2], [1], [0]))  # time jumped back by two seconds
-    assert buffer.window(-1, 10**18).x.tolist() == [2]
+def test_packets_are_joined_in_their_order():
+    one, two = events([1], [2], [1], [10]), events([3, 4], [5, 6], [0, 1], [20, 30])
+    joined = join_packets([one, two])
+    assert joined.x.tolist() == [1, 3, 4] and joined.stamp_ns.tolist() == [10, 20, 30]
+    assert len(join_packets([]).x) == 0 and join_packets([two]) is two
 
 
 # --- encodings

@@ -1,0 +1,178 @@
+"""The pipeline turns matched sets into segmentations, encodes only what is new, and says what it used."""
+
+import numpy as np
+import pytest
+from tiny_model import tiny_card, write_tiny_model
+
+from anyseg_ros.engine import load_engine
+from anyseg_ros.modalities import (
+    CameraFrame,
+    CameraModel,
+    DepthFrame,
+    EventPacket,
+    LidarScan,
+    ModalityError,
+    RigCalibration,
+    SensorCalibration,
+)
+from anyseg_ros.modality import MODALITIES, Modality, parse_subset
+from anyseg_ros.pipeline import NoUsableInputError, Pipeline
+from anyseg_ros.sync import MatchedSet, Member
+
+CAMERA = CameraModel.from_fov(128, 64, 88)
+
+
+class CountingEngine:
+    """The real engine, counting what it is asked to encode."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.encoded = []
+
+    def encode(self, images, modality_ids):
+        self.encoded.append([Modality(int(i)).label for i in modality_ids])
+        return self._engine.encode(images, modality_ids)
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+def rig(*modalities, grid=CAMERA):
+    sensors = {m: SensorCalibration("optical", camera=grid) for m in modalities}
+    return RigCalibration(grid, "optical", sensors)
+
+
+def matched(stamp_ns=1000, epoch=0, **members):
+    found = {}
+    for label, (stamp, message) in members.items():
+        found[Modality.from_label(label)] = Member(stamp, message, (stamp_ns - stamp) / 1e9, False)
+    return MatchedSet(min(found), stamp_ns, epoch, found)
+
+
+def gray(value, size=(64, 128)):
+    return CameraFrame(np.full((*size, 3), value, np.uint8))
+
+
+def packet(*stamps, x=3, y=4):
+    count = len(stamps)
+    return EventPacket(
+        np.full(count, x, np.uint16),
+        np.full(count, y, np.uint16),
+        np.ones(count, np.uint8),
+        np.array(stamps, np.int64),
+    )
+
+
+@pytest.fixture
+def engine(tiny_model):
+    return CountingEngine(load_engine(tiny_model))
+
+
+def test_it_segments_whatever_the_set_holds(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    scan = LidarScan(np.array([[5, 0, 0]], np.float32), np.zeros(1, np.float32))
+    for names in ("camera", "depth", "event", "lidar", "camera+lidar", "depth+event", "all"):
+        data = {
+            "camera": (990, gray(250)),
+            "depth": (980, depth),
+            "event": (1000, (packet(900, 950),)),
+            "lidar": (970, scan),
+        }
+        members = {m.label: data[m.label] for m in parse_subset(names)}
+        result = pipeline.segment(matched(**members))
+        assert result.used == parse_subset(names) and not result.skipped
+        assert result.labels.shape == (64, 128) and result.stamp_ns == 1000
+        pipeline.reset()
+
+
+def test_a_held_message_is_not_encoded_again(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    first = pipeline.segment(matched(1000, camera=(1000, gray(10)), depth=(990, depth)))
+    second = pipeline.segment(matched(2000, camera=(2000, gray(250)), depth=(990, depth)))
+    assert engine.encoded == [["camera", "depth"], ["camera"]]
+    assert (first.labels != second.labels).any(), "the new picture must reach the output"
+    fresh = Pipeline(engine, rig(*MODALITIES)).segment(
+        matched(2000, camera=(2000, gray(250)), depth=(990, depth))
+    )
+    np.testing.assert_array_equal(second.labels, fresh.labels)
+
+
+def test_the_same_stamp_in_another_epoch_is_encoded_again(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    dark = pipeline.segment(matched(epoch=0, camera=(1000, gray(0))))
+    bright = pipeline.segment(matched(epoch=1, camera=(1000, gray(255))))
+    assert (dark.labels == 0).all() and (bright.labels == 3).all()
+
+
+def test_events_are_cut_at_the_members_stamp(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    stamp = 100_000_000
+    packets = (packet(10_000_000, 60_000_000), packet(90_000_000, 110_000_000))
+    result = pipeline.segment(matched(stamp, event=(stamp, packets)))
+    # Of four events at one pixel, the first is before the 50 ms window, the last after the stamp.
+    assert result.images[Modality.EVENT][4, 3, 0] == int(2 * 255 / 4 + 0.5)
+
+
+def test_a_message_is_decoded_only_when_it_is_needed(engine):
+    calls = []
+
+    def decode():
+        calls.append(1)
+        return gray(10)
+
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    for stamp in (1000, 1100):
+        pipeline.segment(matched(stamp, camera=(1000, decode)))
+    assert calls == [1]
+
+
+def test_a_bad_member_costs_only_itself(engine):
+    def broken():
+        raise ModalityError("this JPEG is cut short")
+
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    result = pipeline.segment(matched(camera=(1000, gray(250)), depth=(1000, broken)))
+    assert result.used == (Modality.CAMERA,)
+    assert result.skipped == {Modality.DEPTH: "this JPEG is cut short"}
+    with pytest.raises(NoUsableInputError, match="depth: this JPEG is cut short"):
+        pipeline.segment(matched(2000, depth=(2000, broken)))
+
+
+def test_a_sensor_without_calibration_is_skipped_by_name_but_the_camera_is_the_grids(engine):
+    pipeline = Pipeline(engine, rig())
+    scan = LidarScan(np.zeros((1, 3), np.float32), np.zeros(1, np.float32))
+    result = pipeline.segment(matched(camera=(1000, gray(9)), lidar=(1000, scan)))
+    assert result.used == (Modality.CAMERA,)
+    assert "no calibration for lidar" in result.skipped[Modality.LIDAR]
+
+
+def test_a_modality_the_model_does_not_know_is_skipped(tmp_path):
+    folder = write_tiny_model(tmp_path / "m", tiny_card(modalities=(Modality.CAMERA,)))
+    pipeline = Pipeline(load_engine(folder), rig(*MODALITIES))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    result = pipeline.segment(matched(camera=(1000, gray(9)), depth=(1000, depth)))
+    assert "not trained on depth" in result.skipped[Modality.DEPTH]
+
+
+def test_a_letterboxed_mask_is_void_outside_or_cut_to_the_camera(engine):
+    grid = CameraModel(80, 64, 60, 60, 39.5, 31.5)
+    frame = {"camera": (1000, gray(255, (64, 80)))}
+    padded = Pipeline(engine, rig(Modality.CAMERA, grid=grid)).segment(matched(**frame))
+    assert padded.labels.shape == (64, 128)
+    assert (padded.labels[:, :24] == 255).all() and (padded.confidence[:, 104:] == 0).all()
+    pipeline = Pipeline(engine, rig(Modality.CAMERA, grid=grid), output_size="camera")
+    cut = pipeline.segment(matched(**frame))
+    assert cut.labels.shape == (64, 80) and pipeline.output_camera == grid
+    assert (cut.labels == 3).all()
+
+
+def test_another_calibration_takes_effect(engine):
+    pipeline = Pipeline(engine, rig(Modality.CAMERA))
+    pipeline.segment(matched(camera=(1000, gray(9))))
+    pipeline.recalibrate(rig(Modality.CAMERA, Modality.DEPTH))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    result = pipeline.segment(matched(camera=(1000, gray(9)), depth=(1000, depth)))
+    assert result.used == (Modality.CAMERA, Modality.DEPTH)
+    assert engine.encoded[-1] == ["camera", "depth"]
