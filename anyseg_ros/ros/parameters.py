@@ -22,6 +22,7 @@ from rclpy.parameter import Parameter
 
 from anyseg_ros.engine import ENGINES
 from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.pipeline import OutputSize
 
 SENSOR_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.CAMERA: ("image", "compressed"),
@@ -168,7 +169,7 @@ def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
             f"{label}.max_age",
             0.25,
             "How long a slower stream's last message may be held, seconds of stamp time.",
-            0.0,
+            0.001,
             60.0,
             live=True,
         ),
@@ -300,7 +301,7 @@ class NodeParameters:
     calibration_file: str
     priority: tuple[Modality, ...]
     max_wait_s: float
-    output_size: str
+    output_size: OutputSize
     output_reliable: bool
     overlay_alpha: float
     autostart: bool

@@ -1,0 +1,143 @@
+"""The node's health on ``/diagnostics``: overall, and one status a sensor with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+
+from anyseg_ros.modality import Modality
+from anyseg_ros.ros.parameters import SensorParameters
+from anyseg_ros.ros.publishers import key_values
+from anyseg_ros.ros.transport import REMEDY
+from anyseg_ros.sync import StreamState, StreamStatus
+
+LARGE_MESSAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2")
+
+
+@dataclass
+class SensorLog:
+    """What one subscription has seen since activation."""
+
+    received: int = 0
+    rejected: int = 0
+    last_error: str = ""
+    waiting_for: str = ""
+    """Calibration that is missing; empty if none."""
+    frame_ids: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A publisher on a sensor's topic, as discovery shows it."""
+
+    node: str
+    type: str
+    reliable: bool
+
+
+def find_publications(node: Node, topic: str) -> list[Publication]:
+    """Who publishes on a topic."""
+    return [
+        Publication(
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+            info.topic_type,
+            info.qos_profile.reliability == ReliabilityPolicy.RELIABLE,
+        )
+        for info in node.get_publishers_info_by_topic(topic)
+    ]
+
+
+def explain_silence(
+    topic: str,
+    message_type: str,
+    wants_reliable: bool,
+    publications: Sequence[Publication],
+    parameter: str,
+    seen_before: bool,
+) -> str:
+    """Why nothing arrives on a topic, and what to do about it.
+
+    Args:
+        parameter: the sensor's parameter prefix, e.g. ``camera``.
+        seen_before: messages have arrived earlier.
+    """
+    if not publications:
+        return f"nobody publishes on {topic}; check the driver and the parameter {parameter}.topic"
+    fitting = [p for p in publications if p.type == message_type]
+    if not fitting:
+        other = publications[0]
+        return (
+            f"{other.node} publishes {other.type} on {topic}, but {parameter}.type asks for "
+            f"{message_type}; change {parameter}.type or {parameter}.topic"
+        )
+    if wants_reliable and not any(p.reliable for p in fitting):
+        return (
+            f"QoS mismatch on {topic}: {fitting[0].node} publishes best effort, but "
+            f"{parameter}.qos_reliable asks for reliable; set {parameter}.qos_reliable to false"
+        )
+    if seen_before:
+        return f"{fitting[0].node} is there but has stopped sending on {topic}"
+    if message_type in LARGE_MESSAGE_TYPES:
+        return (
+            f"{fitting[0].node} publishes on {topic} but nothing arrives. If it does send, Fast DDS "
+            f"loses large messages by default: {REMEDY}"
+        )
+    return f"{fitting[0].node} publishes on {topic} but nothing arrives; does it send?"
+
+
+def sensor_status(
+    modality: Modality,
+    parameters: SensorParameters,
+    topic: str,
+    status: StreamStatus,
+    log: SensorLog,
+    silence: str,
+) -> DiagnosticStatus:
+    """One sensor's status: OK live, WARN slow or rejecting, ERROR gone or not believed.
+
+    Args:
+        topic: resolved name.
+        silence: result of :func:`explain_silence` if the stream is not live, else empty.
+    """
+    level, text = DiagnosticStatus.OK, "live"
+    if status.state is StreamState.QUARANTINED:
+        level, text = DiagnosticStatus.ERROR, f"quarantined: {status.reason}"
+    elif log.waiting_for and log.received:
+        level, text = DiagnosticStatus.ERROR, log.waiting_for
+    elif status.state is not StreamState.LIVE:
+        level = DiagnosticStatus.ERROR
+        only_bad = log.received > 0 and log.rejected == log.received
+        text = f"every message is refused: {log.last_error}" if only_bad else silence
+        if status.state is StreamState.DROPPED:
+            text = f"dropped: {text or status.reason}"
+    elif (
+        parameters.expected_rate_hz
+        and status.rate_hz is not None
+        and status.rate_hz < 0.8 * parameters.expected_rate_hz
+    ):
+        level = DiagnosticStatus.WARN
+        text = (
+            f"{status.rate_hz:.1f} Hz on {topic}, expected {parameters.expected_rate_hz:g}; if the "
+            f"driver sends them all, {REMEDY}"
+        )
+    values: dict[str, object] = {
+        "state": status.state.name.lower(),
+        "topic": topic,
+        "rate_hz": float(status.rate_hz or 0.0),
+        "received": log.received,
+        "rejected": log.rejected,
+        "last_error": log.last_error,
+    }
+    if status.age_s is not None:
+        values["age_s"] = float(status.age_s)
+    return DiagnosticStatus(
+        level=level,
+        name=f"anyseg: {modality.label}",
+        message=text or status.reason,
+        hardware_id=",".join(sorted(log.frame_ids)),
+        values=key_values(values),
+    )

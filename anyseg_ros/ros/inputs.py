@@ -1,0 +1,162 @@
+"""One subscription a sensor: message in, checked sensor data with its stamp out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from anyseg_ros.modalities import (
+    CameraFrame,
+    CameraModel,
+    DepthFrame,
+    EventPacket,
+    ModalityError,
+    SensorData,
+)
+from anyseg_ros.modalities.projection import camera_for_image
+from anyseg_ros.modality import Modality
+from anyseg_ros.ros import messages
+from anyseg_ros.ros.diagnostics import SensorLog
+from anyseg_ros.ros.messages import MessageError
+from anyseg_ros.ros.parameters import SensorParameters
+
+_DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
+    (Modality.CAMERA, "image"): (Image, messages.decode_image),
+    (Modality.CAMERA, "compressed"): (CompressedImage, messages.decode_compressed_image),
+    (Modality.DEPTH, "image"): (Image, messages.decode_depth_image),
+    (Modality.DEPTH, "compressed_depth"): (CompressedImage, messages.decode_compressed_depth),
+    (Modality.EVENT, "points"): (PointCloud2, messages.decode_event_cloud),
+    (Modality.EVENT, "image"): (Image, messages.decode_image),
+    (Modality.LIDAR, "points"): (PointCloud2, messages.decode_lidar),
+}
+
+DataCallback = Callable[[Modality, int, SensorData, str], None]
+InfoCallback = Callable[[Modality, CameraModel, str], None]
+
+
+def input_qos(parameters: SensorParameters) -> QoSProfile:
+    """QoS of a sensor's subscriptions: sensor data unless reliable is asked for."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=parameters.qos_depth,
+        reliability=(
+            ReliabilityPolicy.RELIABLE if parameters.qos_reliable else ReliabilityPolicy.BEST_EFFORT
+        ),
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def check_against_calibration(
+    modality: Modality, data: SensorData, camera: CameraModel | None
+) -> None:
+    """Refuse data that cannot come from the calibrated sensor.
+
+    Raises:
+        MessageError: if a picture has another aspect ratio, or an event lies outside the sensor.
+    """
+    if camera is None:
+        return
+    if isinstance(data, EventPacket):
+        if len(data.x) and (data.x.max() >= camera.width or data.y.max() >= camera.height):
+            raise MessageError(
+                "x, y",
+                f"up to ({data.x.max()}, {data.y.max()})",
+                f"inside the calibrated sensor of {camera.width} x {camera.height}",
+            )
+    elif isinstance(data, (CameraFrame, DepthFrame)):
+        pixels = data.image if isinstance(data, CameraFrame) else data.depth_m
+        try:
+            camera_for_image(camera, pixels.shape[1], pixels.shape[0], modality.label)
+        except ModalityError as error:
+            raise MessageError(
+                "width, height", f"{pixels.shape[1]} x {pixels.shape[0]}", str(error)
+            ) from None
+
+
+class SensorInput:
+    """Subscribes to one sensor (and its CameraInfo), checks and decodes. A bad message costs itself."""
+
+    def __init__(
+        self,
+        node: Node,
+        modality: Modality,
+        parameters: SensorParameters,
+        on_data: DataCallback,
+        on_info: InfoCallback | None,
+    ) -> None:
+        """Subscribe.
+
+        Args:
+            on_data: called with modality, stamp in ns, data and frame id. May raise MessageError.
+            on_info: called with the model of each CameraInfo; ``None`` if none is wanted.
+        """
+        self._node = node
+        self._modality = modality
+        self._parameters = parameters
+        self._on_data = on_data
+        self._on_info = on_info
+        self.log = SensorLog()
+        message_class, decode = _DECODERS[modality, parameters.type]
+        if modality is Modality.LIDAR:
+            decode = partial(messages.decode_lidar, intensity_max=parameters.intensity_max)
+        self._decode = decode
+        package = message_class.__module__.split(".")[0]
+        self.message_type = f"{package}/msg/{message_class.__name__}"
+        self._subscriptions: list[Any] = []
+        if parameters.enabled:
+            self._subscriptions.append(
+                node.create_subscription(
+                    message_class, parameters.topic, self._on_message, input_qos(parameters)
+                )
+            )
+        self.topic = self._subscriptions[0].topic_name if self._subscriptions else parameters.topic
+        if on_info is not None and parameters.camera_info_topic:
+            self._subscriptions.append(
+                node.create_subscription(
+                    CameraInfo,
+                    parameters.camera_info_topic,
+                    self._on_camera_info,
+                    input_qos(parameters),
+                )
+            )
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def _on_message(self, message: Any) -> None:
+        self.log.received += 1
+        try:
+            stamp = messages.stamp_ns(message.header.stamp)
+            data = self._decode(message)
+            if isinstance(data, EventPacket) and len(data.stamp_ns):
+                stamp = int(data.stamp_ns[-1])  # a packet is known by the end of what it covers
+            self._on_data(self._modality, stamp, data, message.header.frame_id)
+        except MessageError as error:
+            self._refuse(self.topic, error)
+        except Exception as error:  # a message that breaks a decoder must not end the node
+            self._refuse(self.topic, error)
+
+    def _on_camera_info(self, message: Any) -> None:
+        assert self._on_info is not None
+        try:
+            camera = messages.decode_camera_info(message, self._parameters.rectified)
+            self._on_info(self._modality, camera, message.header.frame_id)
+        except Exception as error:
+            self._refuse(self._parameters.camera_info_topic, error)
+
+    def _refuse(self, topic: str, error: Exception) -> None:
+        reason = str(error) if isinstance(error, MessageError) else repr(error)
+        self.log.rejected += 1
+        self.log.last_error = reason
+        self._node.get_logger().warning(
+            f"{self._modality.label}: refused a message on {topic}: {reason}",
+            throttle_duration_sec=5.0,
+        )

@@ -1,0 +1,536 @@
+"""The lifecycle node ``anyseg``: wires sensors, synchronizer, pipeline and topics; nothing else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.timer import Timer
+
+from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
+from anyseg_ros.modalities import (
+    CalibrationError,
+    CameraModel,
+    ModalityError,
+    SensorData,
+    load_calibration,
+)
+from anyseg_ros.modality import Modality, subset_name
+from anyseg_ros.pipeline import Pipeline, Segmentation
+from anyseg_ros.resources import ResourceError, find_model
+from anyseg_ros.ros.calibration_source import CalibrationSource
+from anyseg_ros.ros.diagnostics import explain_silence, find_publications, sensor_status
+from anyseg_ros.ros.inputs import SensorInput, check_against_calibration
+from anyseg_ros.ros.parameters import (
+    PARAMETERS,
+    NodeParameters,
+    ParameterError,
+    check_change,
+    declare_parameters,
+    read_parameters,
+)
+from anyseg_ros.ros.publishers import ResultPublishers, key_values
+from anyseg_ros.ros.transforms import TransformSource
+from anyseg_ros.ros.transport import configure_transport
+from anyseg_ros.ros.worker import SegmentationWorker
+from anyseg_ros.sync import MatchedSet, StreamConfig, StreamState, StreamStatus, Synchronizer
+
+NODE_NAME = "anyseg"
+
+_NS = 1_000_000_000
+_SIM_TIME_POLL_NS = 10_000_000
+_IDLE_POLL_NS = 100_000_000
+_SHORTEST_POLL_NS = 500_000
+_CLOCK_JUMP_BACK_NS = 50_000_000
+
+
+class SegmentationNode(LifecycleNode):
+    """Segments from whichever sensors are live. Callbacks run on one executor thread."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(NODE_NAME, **kwargs)
+        self._parameter_problems = declare_parameters(self)
+        self._configured = False
+        self._active = False
+        self.add_on_set_parameters_callback(self._check_parameter_change)
+        self.add_post_set_parameters_callback(self._apply_parameter_change)
+
+        self._settings: NodeParameters | None = None
+        self._engine: Engine | None = None
+        self._calibration: CalibrationSource | None = None
+        self._results: ResultPublishers | None = None
+        self._transforms: TransformSource | None = None
+        self._pipeline: Pipeline | None = None
+        self._worker: SegmentationWorker | None = None
+        self._synchronizer: Synchronizer | None = None
+        self._inputs: dict[Modality, SensorInput] = {}
+        self._deadline_timer: Timer | None = None
+
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._use_sim_time = False
+        self._last_now_ns = 0
+        self._epoch: int | None = None
+        self._statuses: dict[int, Mapping[Modality, StreamStatus]] = {}
+        self._last_used: tuple[Modality, ...] | None = None
+        self._last_result = ""
+        self._published = 0
+        self._published_before = 0
+
+        # Not managed: an operator looks here first when the node is not active.
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics_timer = self.create_timer(
+            1.0, self._publish_diagnostics, clock=self._steady
+        )
+
+    @property
+    def parameters(self) -> NodeParameters:
+        """The checked parameters; only while configured."""
+        assert self._settings is not None
+        return self._settings
+
+    # --- lifecycle ----------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read parameters, load calibration and model, create the result topics."""
+        try:
+            if self._parameter_problems:
+                problems, self._parameter_problems = self._parameter_problems, []
+                raise ParameterError("; ".join(problems))
+            self._settings = parameters = read_parameters(self)
+            from_file = None
+            if parameters.calibration_file:
+                from_file = load_calibration(Path(parameters.calibration_file).expanduser())
+            self._engine = load_engine(
+                find_model(parameters.model), parameters.engine, parameters.threads
+            )
+            self._say_what_the_model_is(self._engine)
+            modalities = [m for m in self._engine.card.modalities if parameters.sensors[m].enabled]
+            if not modalities:
+                raise ParameterError(
+                    f"no enabled sensor is known to the model {self._engine.card.name}, which takes "
+                    + subset_name(self._engine.card.modalities)
+                )
+            self._calibration = CalibrationSource(parameters.sensors, modalities, from_file)
+            self._results = ResultPublishers(
+                self, self._engine.card.classes, parameters.output_reliable
+            )
+            self._transforms = TransformSource(self)
+            self._configured = True
+            return super().on_configure(state)
+        except (
+            ParameterError,
+            CalibrationError,
+            ModelError,
+            EngineError,
+            ModalityError,
+            ResourceError,
+        ) as error:
+            return self._refuse("configure", str(error))
+        except Exception as error:  # rclpy would swallow it without a word
+            return self._refuse("configure", repr(error))
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start."""
+        try:
+            self._start()
+            return super().on_activate(state)
+        except Exception as error:
+            self._stop()
+            return self._refuse("activate", repr(error), undo=False)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and stop; model and calibration stay."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release model, calibration and topics."""
+        self.release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything, from any state."""
+        self.release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured with everything released."""
+        self.release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _refuse(self, transition: str, reason: str, undo: bool = True) -> TransitionCallbackReturn:
+        self.get_logger().error(f"cannot {transition}: {reason}")
+        self._last_result = f"cannot {transition}: {reason}"
+        if undo:
+            self.release(keep_message=True)
+        return TransitionCallbackReturn.FAILURE
+
+    def release(self, keep_message: bool = False) -> None:
+        """Undo configure and activate as far as they went. Does no harm twice."""
+        self._stop()
+        self._configured = False
+        if self._transforms is not None:
+            self._transforms.close()
+        if self._results is not None:
+            self._results.destroy()
+        if self._engine is not None:
+            self._engine.close()
+        self._transforms = None
+        self._results = None
+        self._engine = None
+        self._calibration = None
+        if not keep_message:
+            self._last_result = ""
+
+    def _say_what_the_model_is(self, engine: Engine) -> None:
+        card = engine.card
+        logger = self.get_logger()
+        logger.info(
+            f"model {card.name} ({card.model_id}): {len(card.classes)} classes, "
+            f"{card.input_width}x{card.input_height}, {subset_name(card.modalities)}; "
+            f"{engine.description}"
+        )
+        if card.synthetic_only:
+            logger.warning(
+                f"model {card.name} was trained on synthetic data only; expect errors in the real "
+                "world until it is trained on real data (docs/training.md)"
+            )
+
+    def _start(self) -> None:
+        parameters, calibration = self.parameters, self._calibration
+        assert calibration is not None and self._engine is not None
+        self._use_sim_time = bool(self.get_parameter("use_sim_time").value)
+        self._last_now_ns = 0
+        self._last_used = None
+        self._published = self._published_before = 0
+        self._last_result = "waiting for sensors"
+        self._make_synchronizer()
+        self._active = True
+        for modality in self._engine.card.modalities:
+            sensor = parameters.sensors[modality]
+            # The camera's CameraInfo gives the grid, even to a rig that does not use its camera.
+            wants_info = calibration.needs_camera_info(modality)
+            if sensor.enabled or wants_info:
+                self._inputs[modality] = SensorInput(
+                    self,
+                    modality,
+                    sensor,
+                    self._on_data,
+                    self._on_camera_info if wants_info else None,
+                )
+        self._update_rig()
+        self._deadline_timer = self.create_timer(
+            _IDLE_POLL_NS / _NS, self._poll, clock=self._steady
+        )
+
+    def _stop(self) -> None:
+        self._active = False
+        if self._deadline_timer is not None:
+            self.destroy_timer(self._deadline_timer)
+        for sensor in self._inputs.values():
+            sensor.close()
+        if self._worker is not None:
+            self._worker.close()
+        self._deadline_timer = None
+        self._inputs = {}
+        self._worker = None
+        self._pipeline = None
+        self._synchronizer = None
+        self._statuses.clear()
+
+    def _make_synchronizer(self) -> None:
+        parameters = self.parameters
+        assert self._engine is not None
+        enabled = [m for m in self._engine.card.modalities if parameters.sensors[m].enabled]
+        event = self._engine.card.encodings.get(Modality.EVENT)
+        configs = {}
+        for modality in enabled:
+            sensor = parameters.sensors[modality]
+            windowed = modality is Modality.EVENT and sensor.type == "points"
+            configs[modality] = StreamConfig(
+                timeout_s=sensor.timeout_s,
+                tolerance_s=sensor.tolerance_s,
+                max_age_s=sensor.max_age_s,
+                expected_rate_hz=sensor.expected_rate_hz,
+                windowed=windowed,
+                window_s=float(event.settings.get("window_s", 0.05)) if event else 0.05,
+            )
+        self._synchronizer = Synchronizer(
+            configs,
+            priority=[m for m in parameters.priority if m in configs],
+            max_wait_s=parameters.max_wait_s,
+        )
+        self._epoch = None
+
+    # --- data ---------------------------------------------------------------------------------
+
+    def _now_ns(self) -> int:
+        if not self._use_sim_time:
+            return time.monotonic_ns()
+        now = int(self.get_clock().now().nanoseconds)
+        if now < self._last_now_ns - _CLOCK_JUMP_BACK_NS and self._synchronizer is not None:
+            self.get_logger().info("/clock jumped back: starting a new epoch")
+            self._synchronizer.reset()
+            if self._worker is not None:
+                self._worker.reset()
+        self._last_now_ns = now
+        return now
+
+    def _on_data(self, modality: Modality, stamp: int, data: SensorData, frame_id: str) -> None:
+        calibration, synchronizer = self._calibration, self._synchronizer
+        if not self._active or calibration is None or synchronizer is None:
+            return
+        log = self._inputs[modality].log
+        if frame_id not in log.frame_ids and len(log.frame_ids) < 4:
+            log.frame_ids.add(frame_id)
+            calibration.set_frame(modality, frame_id)
+            self._update_rig()
+        log.waiting_for = calibration.missing(modality)
+        if log.waiting_for or self._pipeline is None:
+            self.get_logger().warning(
+                f"{modality.label} waits: {log.waiting_for}", throttle_duration_sec=10.0
+            )
+            return
+        sensor = self._pipeline.rig.sensors.get(modality)
+        check_against_calibration(modality, data, sensor.camera if sensor else None)
+        now = self._now_ns()
+        self._emit(synchronizer.add(modality, stamp, data, now), now)
+
+    def _on_camera_info(self, modality: Modality, camera: CameraModel, frame_id: str) -> None:
+        calibration = self._calibration
+        if (
+            self._active
+            and calibration is not None
+            and calibration.set_camera_info(modality, camera, frame_id)
+        ):
+            self._update_rig()
+
+    def _update_rig(self) -> None:
+        """Give pipeline and worker what is now known of the rig."""
+        assert self._calibration is not None and self._engine is not None
+        if self._transforms is not None and self._transforms.available:
+            grid_frame = self._calibration.grid_frame_id
+            for modality, frame in self._calibration.missing_transforms().items():
+                found = self._transforms.lookup(grid_frame, frame) if grid_frame else None
+                if found is not None:
+                    self._calibration.set_transform(modality, found)
+        rig = self._calibration.rig()
+        if rig is None:
+            return
+        if self._pipeline is None:
+            self._pipeline = Pipeline(self._engine, rig, self.parameters.output_size)
+            self._worker = SegmentationWorker(self._pipeline, self._on_result, self._on_failure)
+        elif self._worker is not None:
+            self._worker.recalibrate(rig)
+
+    def _emit(self, sets: list[MatchedSet], now: int) -> None:
+        if self._worker is not None and sets:
+            assert self._synchronizer is not None
+            newest = sets[-1]
+            if newest.epoch != self._epoch:
+                if self._epoch is not None:
+                    self._worker.reset()
+                self._epoch = newest.epoch
+            statuses = self._synchronizer.status(now)
+            for matched in sets:
+                self._statuses[matched.stamp_ns] = statuses
+                self._worker.submit(matched)
+            while len(self._statuses) > 16:
+                self._statuses.pop(next(iter(self._statuses)))
+        self._arm_deadline(now)
+
+    def _poll(self) -> None:
+        if self._active and self._synchronizer is not None:
+            now = self._now_ns()
+            self._emit(self._synchronizer.poll(now), now)
+
+    def _arm_deadline(self, now: int) -> None:
+        """Wake up when the synchronizer next has something to decide."""
+        timer, synchronizer = self._deadline_timer, self._synchronizer
+        if timer is None or synchronizer is None:
+            return
+        deadline = synchronizer.next_deadline_ns()
+        if self._use_sim_time:
+            wait = _SIM_TIME_POLL_NS  # how fast /clock will run nobody knows
+        elif deadline is None:
+            wait = _IDLE_POLL_NS
+        else:
+            wait = min(max(deadline - now, _SHORTEST_POLL_NS), _IDLE_POLL_NS)
+        timer.timer_period_ns = wait
+        timer.reset()
+
+    # --- results (worker's thread) ------------------------------------------------------------
+
+    def _on_result(self, matched: MatchedSet, result: Segmentation) -> None:
+        publishers, pipeline = self._results, self._pipeline
+        if publishers is None or pipeline is None or not self._active:
+            return
+        publishers.publish(
+            matched,
+            result,
+            self._statuses.get(matched.stamp_ns, {}),
+            pipeline.grid,
+            pipeline.output_camera,
+            self.parameters.overlay_alpha,
+        )
+        self._published += 1
+        self._last_result = f"segmenting from {subset_name(result.used)}"
+        if result.used != self._last_used:
+            self._last_used = result.used
+            self.get_logger().info(f"segmenting from {subset_name(result.used)}")
+        for modality, reason in result.skipped.items():
+            self.get_logger().warning(
+                f"{modality.label} not used: {reason}", throttle_duration_sec=5.0
+            )
+
+    def _on_failure(self, matched: MatchedSet, error: Exception) -> None:
+        self._last_result = f"no result: {error}"
+        self.get_logger().error(f"set at {matched.stamp_ns} ns: {error}", throttle_duration_sec=5.0)
+
+    # --- parameters ---------------------------------------------------------------------------
+
+    def _check_parameter_change(self, changes: list[Parameter[Any]]) -> SetParametersResult:
+        current = {spec.name: self.get_parameter(spec.name).value for spec in PARAMETERS}
+        return check_change(current, changes, self._configured)
+
+    def _apply_parameter_change(self, changes: list[Parameter[Any]]) -> None:
+        if not self._configured:
+            return
+        before = self.parameters
+        self._settings = read_parameters(self)
+        times_changed = (before.sensors, before.max_wait_s) != (
+            self._settings.sensors,
+            self._settings.max_wait_s,
+        )
+        if self._active and times_changed:
+            # Streams are live again with their next message; what they have sent is not lost.
+            self._make_synchronizer()
+
+    # --- diagnostics --------------------------------------------------------------------------
+
+    def _publish_diagnostics(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status.append(self._overall_status())
+        if self._active and self._synchronizer is not None:
+            self._update_waiting()
+            statuses = self._synchronizer.status(self._now_ns())
+            for modality, status in sorted(statuses.items()):
+                message.status.append(self._sensor_status(modality, status))
+        self._diagnostics.publish(message)
+
+    def _update_waiting(self) -> None:
+        """Look again for extrinsics that were not on TF so far."""
+        assert self._calibration is not None
+        transforms = self._transforms
+        if (
+            transforms is not None
+            and transforms.available
+            and self._calibration.missing_transforms()
+        ):
+            self._update_rig()
+
+    def _sensor_status(self, modality: Modality, status: StreamStatus) -> DiagnosticStatus:
+        sensor = self._inputs[modality]
+        silence = ""
+        if status.state in (StreamState.WAITING, StreamState.DROPPED):
+            silence = explain_silence(
+                sensor.topic,
+                sensor.message_type,
+                self.parameters.sensors[modality].qos_reliable,
+                find_publications(self, sensor.topic),
+                modality.label,
+                seen_before=sensor.log.received > 0,
+            )
+        report = sensor_status(
+            modality, self.parameters.sensors[modality], sensor.topic, status, sensor.log, silence
+        )
+        if report.level != DiagnosticStatus.OK:
+            self.get_logger().warning(
+                f"{modality.label}: {report.message}", throttle_duration_sec=10.0
+            )
+        return report
+
+    def _overall_status(self) -> DiagnosticStatus:
+        rate = self._published - self._published_before
+        self._published_before = self._published
+        values: dict[str, object] = {"lifecycle": self._state_machine.current_state[1]}
+        level = DiagnosticStatus.OK
+        text = self._last_result or "not configured"
+        if self._engine is not None:
+            card = self._engine.card
+            values |= {
+                "model": card.name,
+                "engine": self._engine.description,
+                "trained_on": str(card.provenance.get("data", "unknown")),
+                "synthetic_only": card.synthetic_only,
+            }
+            if card.synthetic_only:
+                text += "; the model was trained on synthetic data only"
+                level = DiagnosticStatus.WARN
+        if self._active:
+            values |= {"output_rate_hz": rate, "published": self._published}
+            if self._worker is not None:
+                counters = self._worker.counters
+                values |= {
+                    "overtaken_sets": counters.overtaken,
+                    "unusable_sets": counters.unusable,
+                    "failed_sets": counters.failed,
+                }
+            if rate == 0:
+                level = DiagnosticStatus.ERROR
+        elif text.startswith("cannot "):
+            level = DiagnosticStatus.ERROR
+        return DiagnosticStatus(
+            level=level, name=f"{NODE_NAME}: segmentation", message=text, values=key_values(values)
+        )
+
+
+def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> None:
+    """Run the node until SIGINT, SIGTERM or shutdown, then release what it holds."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if on_start is not None:
+            on_start()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.release()
+        executor.shutdown()
+        node.destroy_node()
+
+
+def autostart(node: SegmentationNode) -> None:
+    """Configure and activate without a lifecycle manager; a node that refuses stays unconfigured."""
+    if node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        node.trigger_activate()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point ``segment``: ``ros2 run anyseg_ros segment --ros-args -p autostart:=true``."""
+    configure_transport()
+    rclpy.init(args=args)
+    node = SegmentationNode()
+    starts_itself = node.get_parameter("autostart").value is True
+    try:
+        spin(node, (lambda: autostart(node)) if starts_itself else None)
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
