@@ -437,12 +437,12 @@ def format_table(scores: Sequence[StretchScore]) -> str:
         f"{'latency ms':>11} {'rate':>7} {'gap':>6}",
         f"{'':>11}  {'':<24} {'':<24} {'':>5} {'%':>6} {'median  p95':>11} {'Hz':>7} {'s':>6}",
     ]
-    for s in scores:
-        lines.append(
-            f"{s.from_s:5.1f}-{s.to_s:5.1f}  {s.alive:<24} {s.used:<24} {100 * s.used_share:4.0f}% "
-            f"{s.miou:6.1f} {s.latency_median_ms:6.0f} {s.latency_p95_ms:4.0f} {s.rate_hz:7.1f} "
-            f"{s.longest_gap_s:6.2f}"
-        )
+    lines += [
+        f"{s.from_s:5.1f}-{s.to_s:5.1f}  {s.alive:<24} {s.used:<24} {100 * s.used_share:4.0f}% "
+        f"{s.miou:6.1f} {s.latency_median_ms:6.0f} {s.latency_p95_ms:4.0f} {s.rate_hz:7.1f} "
+        f"{s.longest_gap_s:6.2f}"
+        for s in scores
+    ]
     return "\n".join(lines)
 
 
