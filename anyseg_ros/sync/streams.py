@@ -205,6 +205,8 @@ class Stream:
 
     def hear(self, now_ns: int) -> None:
         """Note that a message arrived, whatever it says."""
+        if self.heard_ns is not None and now_ns - self.heard_ns > self.timeout_ns:
+            self._receipts.clear()  # the rate since the return, not across the outage
         self.heard_ns = now_ns
         self._receipts.append(now_ns)
         self.counters.received += 1

@@ -447,12 +447,14 @@ class Synchronizer(Generic[K]):
     def _ready_ns(self, pending: _Pending, now_ns: int) -> int:
         """Receipt time at which a set need not wait any longer."""
         ready = now_ns
+        # Sets leave in order, so none may hold up one behind it for longer than that may wait.
+        latest = min(waiting.latest_ns for waiting in self._pending)
         for key, stream in self._streams.items():
             if key != self._anchor and stream.is_live(now_ns):
-                until = stream.worth_waiting_until_ns(pending.stamp_ns, pending.latest_ns)
+                until = stream.worth_waiting_until_ns(pending.stamp_ns, latest)
                 if until is not None:
                     ready = max(ready, until)
-        return min(ready, pending.latest_ns)
+        return min(ready, latest)
 
     def _complete(self, pending: _Pending, now_ns: int) -> MatchedSet[K] | None:
         anchor = self._anchor

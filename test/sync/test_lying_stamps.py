@@ -1,0 +1,196 @@
+"""Stamps that jump, lie or repeat: who is believed, and that the output goes on."""
+
+from __future__ import annotations
+
+import pytest
+from sync_reference import RIG, Arrival, Player, S, make_arrivals, rig_config
+
+from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.sync import DropReason, StreamState
+
+CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
+
+
+def shift(arrivals, keys, from_s, to_s, by_s):
+    """Add ``by_s`` to the stamps of some streams that arrive in a stretch of receipt time."""
+    return [
+        Arrival(a.receipt_ns, a.key, a.stamp_ns + round(by_s * S))
+        if a.key in keys and from_s <= a.receipt_ns / S - 50 < to_s
+        else a
+        for a in arrivals
+    ]
+
+
+def longest_gap_s(outputs, after_s=1.0):
+    times = [o.now_ns / S for o in outputs if o.now_ns / S - 50 > after_s]
+    return max(b - a for a, b in zip(times, times[1:], strict=False))
+
+
+@pytest.mark.parametrize("by_s", [-1e9, -30.0, -0.6, 0.3, 5.0, 1e9])
+@pytest.mark.parametrize("key", MODALITIES, ids=lambda m: m.label)
+def test_one_wild_stamp_costs_one_message(key, by_s):
+    arrivals = make_arrivals(RIG, 6.0)
+    wild = next(i for i, a in enumerate(arrivals) if a.key is key and a.receipt_ns > 53 * S)
+    a = arrivals[wild]
+    arrivals[wild] = Arrival(a.receipt_ns, key, a.stamp_ns + round(by_s * S))
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    refused = [d for d in player.dropped if d[1] == arrivals[wild].stamp_ns]
+    assert [d[0] for d in refused] == [key]
+    assert {o.matched.epoch for o in outputs} == {0}
+    assert longest_gap_s(outputs) < 0.25
+    assert player.sync.counters[key].rejected == 1
+    player.check_books()
+
+
+@pytest.mark.parametrize("by_s", [-20.0, -1.0, 0.5, 20.0])
+@pytest.mark.parametrize("key", MODALITIES, ids=lambda m: m.label)
+def test_a_lone_stream_that_jumps_is_quarantined_and_released(key, by_s):
+    arrivals = shift(make_arrivals(RIG, 9.0), {key}, 3.0, 6.0, by_s)
+    player = Player(rig_config(), believable=False)
+    player.play([a for a in arrivals if a.receipt_ns < 54 * S])
+    status = player.sync.status(54 * S)
+    assert status[key].state is StreamState.QUARANTINED
+    expected = DropReason.STAMP_JUMPED_BACK if by_s < 0 else DropReason.STAMP_IN_FUTURE
+    assert status[key].reason == expected.value
+    assert all(status[m].state is StreamState.LIVE for m in MODALITIES if m is not key)
+    outputs = player.play([a for a in arrivals if a.receipt_ns >= 54 * S])
+    for o in outputs:
+        if 53.4 < o.now_ns / S < 56:
+            assert set(o.matched.members) == set(MODALITIES) - {key}
+        if o.now_ns / S > 57:
+            assert set(o.matched.members) == set(MODALITIES)
+            assert o.matched.anchor is CAMERA
+    assert {o.matched.epoch for o in outputs} == {0}
+    assert longest_gap_s(outputs) < 0.75
+
+
+@pytest.mark.parametrize("alive", [(CAMERA,), (EVENT,), (CAMERA, LIDAR), MODALITIES])
+def test_a_looping_bag_on_a_steady_clock_starts_an_epoch(alive):
+    """All stamps jump back while receipt time runs on."""
+    rig = {m: RIG[m] for m in alive}
+    loop = make_arrivals(rig, 4.0)
+    again = [Arrival(a.receipt_ns + 4 * S, a.key, a.stamp_ns) for a in loop]
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(loop + again)
+    assert {o.matched.epoch for o in outputs} == {0, 1}
+    assert longest_gap_s(outputs) < 0.7
+    assert set(outputs[-1].matched.members) == set(alive)
+    player.check_books()
+
+
+def test_a_looping_bag_under_sim_time_starts_an_epoch():
+    """The receipt clock jumps back together with the stamps."""
+    loop = make_arrivals(RIG, 4.0)
+    player = Player(rig_config(), believable=False)
+    first = len(player.play(loop))
+    for a in loop:
+        player.add(a)
+    second = player.outputs[first:]
+    assert {o.matched.epoch for o in second} == {1}
+    assert second[0].now_ns / S < 50.2
+    assert set(second[-1].matched.members) == set(MODALITIES)
+
+
+def test_a_majority_decides_what_time_it_is():
+    """Three of four jump back: the fourth is the one that is wrong."""
+    arrivals = shift(make_arrivals(RIG, 7.0), {CAMERA, EVENT, LIDAR}, 3.0, 99, -10)
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    assert {o.matched.epoch for o in outputs} == {0, 1}
+    assert player.sync.status(57 * S)[DEPTH].state is StreamState.QUARANTINED
+    assert set(outputs[-1].matched.members) == {CAMERA, EVENT, LIDAR}
+    assert longest_gap_s(outputs) < 0.5
+
+
+def test_half_is_no_majority():
+    arrivals = shift(make_arrivals(RIG, 7.0), {CAMERA, DEPTH}, 3.0, 99, -10)
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    assert {o.matched.epoch for o in outputs} == {0}
+    assert set(outputs[-1].matched.members) == {EVENT, LIDAR}
+
+
+def test_time_stepping_forward_needs_no_epoch():
+    arrivals = shift(make_arrivals(RIG, 7.0), set(MODALITIES), 3.0, 99, 100)
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    assert {o.matched.epoch for o in outputs} == {0}
+    assert set(outputs[-1].matched.members) == set(MODALITIES)
+    assert longest_gap_s(outputs) < 0.5
+
+
+def test_a_stream_whose_clock_is_wrong_from_the_start_is_quarantined():
+    for by_s in (-3600, 3600):
+        arrivals = shift(make_arrivals(RIG, 5.0), {CAMERA}, 0, 99, by_s)
+        player = Player(rig_config(), believable=False)
+        outputs = player.play(arrivals)
+        assert player.sync.status(55 * S)[CAMERA].state is StreamState.QUARANTINED
+        assert set(outputs[-1].matched.members) == {DEPTH, EVENT, LIDAR}
+        assert outputs[-1].now_ns > 54.8 * S
+
+
+@pytest.mark.parametrize("wrong", [CAMERA, LIDAR])
+@pytest.mark.parametrize("by_s", [-3600, 3600])
+def test_of_two_that_contradict_the_one_near_receipt_time_is_right(wrong, by_s):
+    rig = {CAMERA: RIG[CAMERA], LIDAR: RIG[LIDAR]}
+    arrivals = make_arrivals(rig, 5.0, origin_ns=50 * S)  # one clock for stamps and receipt
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(shift(arrivals, {wrong}, 0, 99, by_s))
+    (right,) = {CAMERA, LIDAR} - {wrong}
+    assert set(outputs[-1].matched.members) == {right}
+    assert player.sync.status(55 * S)[wrong].state is StreamState.QUARANTINED
+
+
+def test_a_wild_first_stamp_does_not_stall_the_stream():
+    for key in MODALITIES:
+        arrivals = make_arrivals(RIG, 5.0)
+        first = next(i for i, a in enumerate(arrivals) if a.key is key)
+        arrivals[first] = Arrival(arrivals[first].receipt_ns, key, arrivals[first].stamp_ns + 100 * S)
+        player = Player(rig_config(), believable=False)
+        outputs = player.play(arrivals)
+        complete = [o for o in outputs if set(o.matched.members) == set(MODALITIES)]
+        assert complete[0].now_ns < 51.5 * S, key
+        assert complete[-1].now_ns > 54.8 * S
+
+
+def test_a_frozen_stamp_is_no_life():
+    frozen = next(a for a in make_arrivals(RIG, 5.0) if a.key is CAMERA and a.receipt_ns > 52 * S)
+    arrivals = [
+        Arrival(a.receipt_ns, a.key, frozen.stamp_ns)
+        if a.key is CAMERA and a.receipt_ns > 52 * S
+        else a
+        for a in make_arrivals(RIG, 5.0)
+    ]
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    status = player.sync.status(55 * S)[CAMERA]
+    assert (status.state, status.reason) == (StreamState.QUARANTINED, "stamp seen before")
+    assert outputs[-1].matched.anchor is DEPTH
+    assert longest_gap_s(outputs) < 0.75
+
+
+def test_a_paused_replay_on_a_steady_clock_goes_on():
+    """Stamps stand still while receipt time runs: all dropped, then used again at once."""
+    arrivals = [
+        Arrival(a.receipt_ns + (60 * S if a.receipt_ns > 53 * S else 0), a.key, a.stamp_ns)
+        for a in make_arrivals(RIG, 6.0)
+    ]
+    outputs = Player(rig_config(), believable=False).play(arrivals)
+    again = [o for o in outputs if o.now_ns > 110 * S]
+    assert again[0].now_ns < 113.2 * S
+    assert set(again[-1].matched.members) == set(MODALITIES)
+    assert {o.matched.epoch for o in outputs} == {0}
+
+
+@pytest.mark.parametrize("speed", [0.25, 3.0])
+def test_replay_at_another_speed_on_a_steady_clock(speed):
+    base = 50 * S
+    arrivals = [
+        Arrival(base + round((a.receipt_ns - base) / speed), a.key, a.stamp_ns)
+        for a in make_arrivals(RIG, 8.0)
+    ]
+    player = Player(rig_config(timeout_s=1.0), believable=False)
+    outputs = player.play(arrivals)
+    assert len(outputs) > 70
+    assert all(c.rejected == 0 for c in player.sync.counters.values())
