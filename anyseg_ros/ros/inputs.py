@@ -24,6 +24,7 @@ from anyseg_ros.ros import messages
 from anyseg_ros.ros.diagnostics import SensorLog
 from anyseg_ros.ros.messages import MessageError
 from anyseg_ros.ros.parameters import SensorParameters
+from anyseg_ros.ros.throttled_log import ThrottledLog
 
 _DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
     (Modality.CAMERA, "image"): (Image, messages.decode_image),
@@ -88,18 +89,21 @@ class SensorInput:
         parameters: SensorParameters,
         on_data: DataCallback,
         on_info: InfoCallback | None,
+        warnings: ThrottledLog,
     ) -> None:
         """Subscribe.
 
         Args:
             on_data: called with modality, stamp in ns, data and frame id. May raise MessageError.
             on_info: called with the model of each CameraInfo; ``None`` if none is wanted.
+            warnings: where refused messages are logged.
         """
         self._node = node
         self._modality = modality
         self._parameters = parameters
         self._on_data = on_data
         self._on_info = on_info
+        self._warnings = warnings
         self.log = SensorLog()
         message_class, decode = _DECODERS[modality, parameters.type]
         if modality is Modality.LIDAR:
@@ -156,7 +160,6 @@ class SensorInput:
         reason = str(error) if isinstance(error, MessageError) else repr(error)
         self.log.rejected += 1
         self.log.last_error = reason
-        self._node.get_logger().warning(
-            f"{self._modality.label}: refused a message on {topic}: {reason}",
-            throttle_duration_sec=5.0,
+        self._warnings.warning(
+            topic, f"{self._modality.label}: refused a message on {topic}: {reason}"
         )

@@ -41,6 +41,7 @@ from anyseg_ros.ros.parameters import (
     read_parameters,
 )
 from anyseg_ros.ros.publishers import ResultPublishers, key_values
+from anyseg_ros.ros.throttled_log import ThrottledLog
 from anyseg_ros.ros.transforms import TransformSource
 from anyseg_ros.ros.transport import configure_transport
 from anyseg_ros.ros.worker import SegmentationWorker
@@ -53,6 +54,8 @@ _SIM_TIME_POLL_NS = 10_000_000
 _IDLE_POLL_NS = 100_000_000
 _SHORTEST_POLL_NS = 500_000
 _CLOCK_JUMP_BACK_NS = 50_000_000
+_START_GRACE_S = 5.0
+_NO_OUTPUT_S = 2.0
 
 
 class SegmentationNode(LifecycleNode):
@@ -77,6 +80,9 @@ class SegmentationNode(LifecycleNode):
         self._inputs: dict[Modality, SensorInput] = {}
         self._deadline_timer: Timer | None = None
 
+        self._log = ThrottledLog(self.get_logger())
+        self._activated_at = 0.0
+        self._last_published_at = 0.0
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._use_sim_time = False
         self._last_now_ns = 0
@@ -210,6 +216,8 @@ class SegmentationNode(LifecycleNode):
     def _start(self) -> None:
         parameters, calibration = self.parameters, self._calibration
         assert calibration is not None and self._engine is not None
+        self._activated_at = self._last_published_at = time.monotonic()
+        self._log.forget()
         self._use_sim_time = bool(self.get_parameter("use_sim_time").value)
         self._last_now_ns = 0
         self._last_used = None
@@ -228,6 +236,7 @@ class SegmentationNode(LifecycleNode):
                     sensor,
                     self._on_data,
                     self._on_camera_info if wants_info else None,
+                    self._log,
                 )
         self._update_rig()
         self._deadline_timer = self.create_timer(
@@ -298,8 +307,8 @@ class SegmentationNode(LifecycleNode):
             self._update_rig()
         log.waiting_for = calibration.missing(modality)
         if log.waiting_for or self._pipeline is None:
-            self.get_logger().warning(
-                f"{modality.label} waits: {log.waiting_for}", throttle_duration_sec=10.0
+            self._log.warning(
+                f"{modality.label} waits", f"{modality.label} waits: {log.waiting_for}", 10.0
             )
             return
         sensor = self._pipeline.rig.sensors.get(modality)
@@ -385,18 +394,17 @@ class SegmentationNode(LifecycleNode):
             self.parameters.overlay_alpha,
         )
         self._published += 1
+        self._last_published_at = time.monotonic()
         self._last_result = f"segmenting from {subset_name(result.used)}"
         if result.used != self._last_used:
             self._last_used = result.used
             self.get_logger().info(f"segmenting from {subset_name(result.used)}")
         for modality, reason in result.skipped.items():
-            self.get_logger().warning(
-                f"{modality.label} not used: {reason}", throttle_duration_sec=5.0
-            )
+            self._log.warning(f"{modality.label} skipped", f"{modality.label} not used: {reason}")
 
     def _on_failure(self, matched: MatchedSet, error: Exception) -> None:
         self._last_result = f"no result: {error}"
-        self.get_logger().error(f"set at {matched.stamp_ns} ns: {error}", throttle_duration_sec=5.0)
+        self._log.warning("no result", f"set at {matched.stamp_ns} ns gave no result: {error}")
 
     # --- parameters ---------------------------------------------------------------------------
 
@@ -456,9 +464,11 @@ class SegmentationNode(LifecycleNode):
         report = sensor_status(
             modality, self.parameters.sensors[modality], sensor.topic, status, sensor.log, silence
         )
-        if report.level != DiagnosticStatus.OK:
-            self.get_logger().warning(
-                f"{modality.label}: {report.message}", throttle_duration_sec=10.0
+        # Discovery takes some seconds: a silence just after the start says nothing yet.
+        settled = time.monotonic() - self._activated_at > _START_GRACE_S
+        if report.level != DiagnosticStatus.OK and settled:
+            self._log.warning(
+                f"{modality.label} status", f"{modality.label}: {report.message}", 10.0
             )
         return report
 
@@ -488,8 +498,10 @@ class SegmentationNode(LifecycleNode):
                     "unusable_sets": counters.unusable,
                     "failed_sets": counters.failed,
                 }
-            if rate == 0:
+            silent_s = time.monotonic() - self._last_published_at
+            if silent_s > _NO_OUTPUT_S:
                 level = DiagnosticStatus.ERROR
+                text = f"no output for {silent_s:.0f} s; before: {text}"
         elif text.startswith("cannot "):
             level = DiagnosticStatus.ERROR
         return DiagnosticStatus(

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyseg_ros.ros.stand_ins import cv_bridge as stand_in_cv_bridge
-from anyseg_ros.ros.stand_ins import point_cloud2 as stand_in_point_cloud2
-
 if TYPE_CHECKING:
     from anyseg_ros.ros.stand_ins import point_cloud2
     from anyseg_ros.ros.stand_ins.cv_bridge import CvBridge, CvBridgeError
@@ -20,11 +17,10 @@ else:
 
         CvBridge().encoding_to_cvtype2("mono8")
     except (ImportError, AttributeError):
-        CvBridge = stand_in_cv_bridge.CvBridge
-        CvBridgeError = stand_in_cv_bridge.CvBridgeError
+        from anyseg_ros.ros.stand_ins.cv_bridge import CvBridge, CvBridgeError
     try:
         from sensor_msgs_py import point_cloud2
     except ImportError:
-        point_cloud2 = stand_in_point_cloud2
+        from anyseg_ros.ros.stand_ins import point_cloud2
 
 __all__ = ["CvBridge", "CvBridgeError", "point_cloud2"]

@@ -1,0 +1,373 @@
+"""Plays a rosbag over DDS as it was recorded, with sensors switched off by a timetable.
+
+Recorded log times set the pace. Messages go out as the bytes that were recorded, so what a node
+receives is what the driver sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import Connection
+from rosbags.typesys import Stores, get_typestore
+
+from anyseg_ros.evaluation.outages import Outage, OutageError, load_outages
+from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.ros.transport import configure_transport
+
+_NS = 1_000_000_000
+_CLOCK_PERIOD_NS = 10_000_000
+_PREFETCH = 256
+_LONGEST_SLEEP_S = 0.1
+
+DEFAULT_NAMESPACES: dict[Modality, str] = {
+    Modality.CAMERA: "/camera/",
+    Modality.DEPTH: "/depth/",
+    Modality.EVENT: "/events/",
+    Modality.LIDAR: "/lidar/",
+}
+"""Topics under these namespaces, CameraInfo included, fall silent with their sensor."""
+
+
+class BagError(RuntimeError):
+    """A bag that cannot be played; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class RecordedMessage:
+    """One message of the bag."""
+
+    topic: str
+    bag_time_ns: int
+    """Log time, from the bag's first message."""
+    log_time_ns: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """How to play. Times in seconds of bag time."""
+
+    rate: float = 1.0
+    loop: bool = False
+    start_offset_s: float = 0.0
+    duration_s: float | None = None
+    clock: bool = False
+    wait_s: float = 0.0
+    """How long to wait for the first subscriber before playing anyway."""
+    topics: tuple[str, ...] = ()
+    """Play only these; empty for all."""
+
+
+def sensor_of(topic: str, namespaces: Mapping[Modality, str]) -> Modality | None:
+    """The sensor that a topic belongs to, if any."""
+    return next((m for m, prefix in namespaces.items() if topic.startswith(prefix)), None)
+
+
+def is_silenced(sensor: Modality | None, bag_time_s: float, outages: Sequence[Outage]) -> bool:
+    """Whether an outage withholds a sensor's message at a bag time."""
+    return any(o.sensor is sensor and o.covers(bag_time_s) for o in outages)
+
+
+def import_message(type_name: str) -> type[Any] | None:
+    """The message class of ``package/msg/Name``; ``None`` if its package is not installed."""
+    package, _, name = type_name.partition("/msg/")
+    try:
+        found: type[Any] = getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError):
+        return None
+    return found
+
+
+class BagPlayer:
+    """Publishes a bag's messages at their recorded pace."""
+
+    def __init__(
+        self,
+        node: Node,
+        bag: Path,
+        outages: Sequence[Outage] = (),
+        namespaces: Mapping[Modality, str] = DEFAULT_NAMESPACES,
+        options: PlayOptions | None = None,
+    ) -> None:
+        """Open the bag and create its publishers.
+
+        Raises:
+            BagError: if the bag cannot be read, or is of ROS 1.
+        """
+        self._node = node
+        self._outages = tuple(outages)
+        self._namespaces = namespaces
+        self._options = options or PlayOptions()
+        try:
+            self._reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_KILTED))
+            self._reader.open()
+        except (AnyReaderError, OSError, ValueError) as error:
+            raise BagError(f"cannot read bag {bag}: {error}") from None
+        if not self._reader.is2:
+            raise BagError(f"{bag} is a ROS 1 bag; convert it with rosbags-convert first")
+        self._publishers: dict[str, Publisher[Any]] = {}
+        self._connections: list[Connection] = []
+        for connection in self._reader.connections:
+            self._create_publisher(connection)
+        if not self._connections:
+            raise BagError(f"{bag} has no topic that can be played")
+        self._clock: Any = None
+        if self._options.clock:
+            from rosgraph_msgs.msg import Clock
+
+            self._clock_type = Clock
+            self._clock = node.create_publisher(Clock, "/clock", 10)
+        self.published: Counter[str] = Counter()
+        self.silenced: Counter[str] = Counter()
+        self.worst_lag_s = 0.0
+        """How late a message went out at worst."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the bag in seconds."""
+        return (self._reader.end_time - self._reader.start_time) / _NS
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(self._publishers)
+
+    def close(self) -> None:
+        """Close the bag and take the publishers away."""
+        for publisher in self._publishers.values():
+            self._node.destroy_publisher(publisher)
+        self._publishers = {}
+        self._reader.close()
+
+    def play(self) -> None:
+        """Play once, or for ever with ``loop``; returns early when ROS is shut down."""
+        self._wait_for_subscribers()
+        while rclpy.ok():
+            self._play_once()
+            if not self._options.loop:
+                break
+
+    def _create_publisher(self, connection: Connection) -> None:
+        if self._options.topics and connection.topic not in self._options.topics:
+            return
+        message_class = import_message(connection.msgtype)
+        if message_class is None:
+            self._node.get_logger().warning(
+                f"{connection.topic} is not played: {connection.msgtype} is not installed"
+            )
+            return
+        self._connections.append(connection)
+        if connection.topic in self._publishers:
+            return
+        # Reliable fits every subscriber; latched topics stay latched.
+        qos = QoSProfile(depth=50)
+        recorded = getattr(connection.ext, "offered_qos_profiles", None) or ()
+        if connection.topic.endswith("tf_static") or any(
+            getattr(profile.durability, "name", "") == "TRANSIENT_LOCAL" for profile in recorded
+        ):
+            qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
+        self._publishers[connection.topic] = self._node.create_publisher(
+            message_class, connection.topic, qos
+        )
+
+    def _wait_for_subscribers(self) -> None:
+        deadline = time.monotonic() + self._options.wait_s
+        while time.monotonic() < deadline and rclpy.ok():
+            if any(p.get_subscription_count() for p in self._publishers.values()):
+                time.sleep(1.0)  # discovery finds a node's other subscriptions a little later
+                return
+            time.sleep(0.05)
+
+    def _messages(self, stop: threading.Event) -> Iterator[RecordedMessage]:
+        """Messages in order of log time, read ahead on a thread so that no read delays a message."""
+        ahead: queue.Queue[RecordedMessage | BaseException | None] = queue.Queue(_PREFETCH)
+        origin = self._reader.start_time
+        first = origin + int(self._options.start_offset_s * _NS)
+        last = None
+        if self._options.duration_s is not None:
+            last = first + int(self._options.duration_s * _NS)
+
+        def put(item: RecordedMessage | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    ahead.put(item, timeout=0.1)
+                    return
+                except queue.Full:
+                    continue
+
+        def read() -> None:
+            try:
+                for connection, log_time, data in self._reader.messages(
+                    self._connections, start=first, stop=last
+                ):
+                    if stop.is_set():
+                        return
+                    put(RecordedMessage(connection.topic, log_time - origin, log_time, bytes(data)))
+                put(None)
+            except Exception as error:
+                put(error)
+
+        thread = threading.Thread(target=read, name="bag-reader", daemon=True)
+        thread.start()
+        try:
+            while (item := ahead.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise BagError(f"the bag is damaged: {item}") from item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+    def _play_once(self) -> None:
+        stop = threading.Event()
+        begin_s = self._options.start_offset_s
+        started = time.monotonic()
+        next_clock_ns = 0
+        for message in self._messages(stop):
+            due = started + (message.bag_time_ns / _NS - begin_s) / self._options.rate
+            if self._clock is not None:
+                next_clock_ns = self._run_clock(message, due, next_clock_ns)
+            if not _sleep_until(due):
+                return
+            bag_time_s = message.bag_time_ns / _NS
+            sensor = sensor_of(message.topic, self._namespaces)
+            if is_silenced(sensor, bag_time_s, self._outages):
+                self.silenced[message.topic] += 1
+                continue
+            self._publishers[message.topic].publish(message.data)
+            self.published[message.topic] += 1
+            self.worst_lag_s = max(self.worst_lag_s, time.monotonic() - due)
+
+    def _run_clock(self, message: RecordedMessage, due: float, next_clock_ns: int) -> int:
+        """Publish ``/clock`` up to a message's log time, at the pace of the bag."""
+        now_ns = max(next_clock_ns, message.log_time_ns - _NS)
+        while now_ns < message.log_time_ns:
+            if not _sleep_until(due - (message.log_time_ns - now_ns) / _NS / self._options.rate):
+                return now_ns
+            self._publish_clock(now_ns)
+            now_ns += _CLOCK_PERIOD_NS
+        _sleep_until(due)
+        self._publish_clock(message.log_time_ns)
+        return message.log_time_ns + _CLOCK_PERIOD_NS
+
+    def _publish_clock(self, now_ns: int) -> None:
+        clock = self._clock_type()
+        clock.clock.sec, clock.clock.nanosec = divmod(now_ns, _NS)
+        self._clock.publish(clock)
+
+
+def _sleep_until(due: float) -> bool:
+    """Sleep until a monotonic time; false if ROS was shut down meanwhile."""
+    while (left := due - time.monotonic()) > 0:
+        if not rclpy.ok():
+            return False
+        time.sleep(min(left, _LONGEST_SLEEP_S))
+    return bool(rclpy.ok())
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="play_bag", description="Play a rosbag over DDS, with sensor outages by a timetable."
+    )
+    parser.add_argument("bag", type=Path, help="folder or file of the bag (sqlite3 or MCAP)")
+    parser.add_argument("--outages", type=Path, help="YAML: list of {sensor, from_s, to_s}")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed; 2 is twice as fast")
+    parser.add_argument("--loop", action="store_true", help="start again at the end")
+    parser.add_argument("--start-offset", type=float, default=0.0, metavar="S")
+    parser.add_argument("--duration", type=float, metavar="S", help="play only so long")
+    parser.add_argument("--clock", action="store_true", help="publish /clock from log times")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="S", help="wait so long for a subscriber"
+    )
+    parser.add_argument("--topics", nargs="+", default=(), metavar="TOPIC", help="play only these")
+    parser.add_argument(
+        "--sensor-namespace",
+        nargs="+",
+        default=(),
+        metavar="SENSOR=PREFIX",
+        help="topics that fall silent with a sensor, e.g. event=/dvs/",
+    )
+    parsed = parser.parse_args(arguments)
+    if not parsed.rate > 0:
+        parser.error(f"--rate is {parsed.rate}; expected more than 0")
+    if parsed.start_offset < 0:
+        parser.error(f"--start-offset is {parsed.start_offset}; expected 0 or more")
+    namespaces = dict(DEFAULT_NAMESPACES)
+    for entry in parsed.sensor_namespace:
+        label, separator, prefix = entry.partition("=")
+        if not separator or label not in [m.label for m in MODALITIES]:
+            parser.error(f"--sensor-namespace {entry!r}; expected e.g. event=/dvs/")
+        namespaces[Modality.from_label(label)] = prefix
+    parsed.namespaces = namespaces
+    return parsed
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point ``play_bag``."""
+    configure_transport()
+    # Parsed first: --help and wrong options need no ROS graph.
+    given = list(sys.argv[1:] if args is None else args)
+    cut = given.index("--ros-args") if "--ros-args" in given else len(given)
+    options = _parse(given[:cut])
+    try:
+        outages = load_outages(options.outages) if options.outages else []
+    except OutageError as error:
+        print(f"play_bag: {error}", file=sys.stderr)
+        return 2
+    rclpy.init(args=given[cut:])
+    node = rclpy.create_node("bag_player")
+    try:
+        player = BagPlayer(
+            node,
+            options.bag,
+            outages,
+            options.namespaces,
+            PlayOptions(
+                rate=options.rate,
+                loop=options.loop,
+                start_offset_s=options.start_offset,
+                duration_s=options.duration,
+                clock=options.clock,
+                wait_s=options.wait,
+                topics=tuple(options.topics),
+            ),
+        )
+        print(f"playing {len(player.topics)} topics, {player.duration_s:.1f} s", flush=True)
+        try:
+            player.play()
+            print(
+                f"published {player.published.total()} messages, silenced "
+                f"{player.silenced.total()}, at worst {player.worst_lag_s * 1e3:.1f} ms late",
+                flush=True,
+            )
+        finally:
+            player.close()
+    except BagError as error:
+        print(f"play_bag: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

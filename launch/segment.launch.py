@@ -1,0 +1,137 @@
+"""Start the segmentation node: ``ros2 launch anyseg_ros segment.launch.py``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.launch_context import LaunchContext
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+
+from anyseg_ros.ros.transport import transport_environment
+
+SHARE = Path(get_package_share_directory("anyseg_ros"))
+SENSORS = ("camera", "depth", "event", "lidar")
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=str(SHARE / "config" / "segment.yaml"),
+        description="YAML with the node's parameters.",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
+    DeclareLaunchArgument("name", default_value="anyseg", description="Name of the node."),
+    DeclareLaunchArgument(
+        "model", default_value="", description="Model folder or name; empty: as in params_file."
+    ),
+    DeclareLaunchArgument(
+        "engine", default_value="", description="Inference engine; empty: as in params_file."
+    ),
+    DeclareLaunchArgument(
+        "calibration_file",
+        default_value="",
+        description="Calibration of the rig; empty: as in params_file.",
+    ),
+    *(
+        DeclareLaunchArgument(
+            f"{sensor}_topic",
+            default_value="",
+            description=f"Topic of the {sensor}; empty: as in params_file.",
+        )
+        for sensor in SENSORS
+    ),
+    *(
+        DeclareLaunchArgument(
+            f"{sensor}_type",
+            default_value="",
+            description=f"Kind of message of the {sensor}; empty: as in params_file.",
+        )
+        for sensor in SENSORS
+    ),
+    DeclareLaunchArgument(
+        "sensors",
+        default_value="",
+        description="Sensors to use, e.g. 'camera,lidar'; empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", description="Take time from /clock."
+    ),
+    DeclareLaunchArgument(
+        "autostart", default_value="true", description="Configure and activate at start."
+    ),
+    DeclareLaunchArgument(
+        "respawn", default_value="false", description="Start the node again if it ends."
+    ),
+    DeclareLaunchArgument(
+        "log_level", default_value="info", description="debug, info, warn, error or fatal."
+    ),
+    DeclareLaunchArgument(
+        "configure_transport",
+        default_value="true",
+        description="Let Fast DDS carry large messages, unless the environment already chooses.",
+    ),
+]
+
+
+def _overrides(context: LaunchContext) -> dict[str, object]:
+    """Parameters given as launch arguments; they win over the file."""
+
+    def given(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    values: dict[str, object] = {
+        name: ParameterValue(given(name), value_type=str)
+        for name in ("model", "engine", "calibration_file")
+        if given(name)
+    }
+    for sensor in SENSORS:
+        for field in ("topic", "type"):
+            if given(f"{sensor}_{field}"):
+                values[f"{sensor}.{field}"] = ParameterValue(
+                    given(f"{sensor}_{field}"), value_type=str
+                )
+    if given("sensors"):
+        chosen = {name.strip() for name in given("sensors").replace("+", ",").split(",")}
+        unknown = sorted(chosen - set(SENSORS))
+        if unknown:
+            raise RuntimeError(f"sensors:={given('sensors')}: expected some of {SENSORS}")
+        values |= {f"{sensor}.enabled": sensor in chosen for sensor in SENSORS}
+    for flag in ("autostart", "use_sim_time"):
+        values[flag] = given(flag).lower() in ("true", "1", "yes", "on")
+    return values
+
+
+def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    actions: list[LaunchDescriptionEntity] = []
+    if LaunchConfiguration("configure_transport").perform(context).lower() == "true":
+        actions += [
+            SetEnvironmentVariable(name, value)
+            for name, value in transport_environment(os.environ).items()
+        ]
+    actions.append(
+        LifecycleNode(
+            package="anyseg_ros",
+            executable="segment",
+            name=LaunchConfiguration("name"),
+            # An empty namespace, not none: else a section of the file that names the node would win
+            # over the arguments.
+            namespace=LaunchConfiguration("namespace"),
+            parameters=[LaunchConfiguration("params_file"), _overrides(context)],
+            arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+            respawn=LaunchConfiguration("respawn").perform(context).lower() == "true",
+            respawn_delay=2.0,
+            output="screen",
+            emulate_tty=True,
+        )
+    )
+    return actions
+
+
+def generate_launch_description() -> LaunchDescription:
+    """What ``ros2 launch`` runs."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=_start)])
