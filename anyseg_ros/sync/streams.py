@@ -129,6 +129,16 @@ class StreamCounters:
     dropped: dict[DropReason, int] = field(default_factory=lambda: dict.fromkeys(DropReason, 0))
 
 
+@dataclass(frozen=True)
+class OthersDelay:
+    """What the other live streams hold for a normal delay: medians over those streams."""
+
+    least_ns: int
+    """of the least recent delays"""
+    latest_ns: int
+    """of the latest delays; these follow a slow replay on a steady clock, the least lag behind"""
+
+
 @dataclass
 class _Suspicion:
     """Consecutive messages that tell the same other time."""
@@ -256,17 +266,17 @@ class Stream:
 
     # --- believability, on stamps -------------------------------------------------------------
 
-    def least_delay_ns(self) -> int | None:
-        """The least recent delay, once there are enough to know."""
-        return min(self._delays) if len(self._delays) >= MIN_SAMPLES else None
+    def delays_ns(self) -> tuple[int, int] | None:
+        """(least recent, latest) delay, once there are enough to know."""
+        return (min(self._delays), self._delays[-1]) if self.knows_its_delay else None
 
     def judge(
-        self, stamp_ns: int, now_ns: int, others_delay_ns: int | None, last_output_ns: int | None
+        self, stamp_ns: int, now_ns: int, others: OthersDelay | None, last_output_ns: int | None
     ) -> DropReason | None:
         """Say what is wrong with a stamp, None if it is believable.
 
         Args:
-            others_delay_ns: what the other live streams hold for a normal delay, None if unknown.
+            others: None if no other live stream knows its delay.
             last_output_ns: stamp of the last set of this epoch.
         """
         delay = now_ns - stamp_ns
@@ -274,21 +284,21 @@ class Stream:
             return DropReason.STAMP_JUMPED_BACK
         if last_output_ns is not None and stamp_ns < last_output_ns - FAR_LIMIT_NS:
             return DropReason.STAMP_FAR_BEHIND
-        if others_delay_ns is not None and delay > others_delay_ns + FAR_LIMIT_NS:
+        if others is not None and delay > others.latest_ns + FAR_LIMIT_NS:
             return DropReason.STAMP_FAR_BEHIND
-        own = self.least_delay_ns()
-        if own is not None:
+        if self.knows_its_delay:
+            own = min(self._delays)
             # A stream that was late and is punctual again leads its own past, not the others.
-            least = own if others_delay_ns is None else min(own, others_delay_ns)
+            least = own if others is None else min(own, others.least_ns)
             if delay < least - LEAD_LIMIT_NS:
                 return DropReason.STAMP_IN_FUTURE
-        elif others_delay_ns is not None and delay < others_delay_ns - FAR_LIMIT_NS:
+        elif others is not None and delay < others.least_ns - FAR_LIMIT_NS:
             return DropReason.STAMP_IN_FUTURE
         if (
             self._distrust is not None
             and self._home_lateness_ns is not None
-            and others_delay_ns is not None
-            and abs(delay - others_delay_ns - self._home_lateness_ns) > BACK_LIMIT_NS
+            and others is not None
+            and abs(delay - others.latest_ns - self._home_lateness_ns) > BACK_LIMIT_NS
         ):
             return self._distrust
         return None
@@ -304,12 +314,12 @@ class Stream:
         self._consistent = 0
         return last.count
 
-    def distrust(self, others_delay_ns: int | None) -> None:
+    def distrust(self, others: OthersDelay | None) -> None:
         """Quarantine the stream for its stamps, until they fit its former lateness again."""
         if self._distrust is None and self.suspicion is not None:
             self._distrust = self.suspicion.reason
-            if others_delay_ns is not None and len(self._delays) >= MIN_SAMPLES:
-                self._home_lateness_ns = self._typical(self._delays) - others_delay_ns
+            if others is not None and self.knows_its_delay:
+                self._home_lateness_ns = self._delays[-1] - others.latest_ns
 
     @property
     def is_distrusted(self) -> bool:

@@ -23,6 +23,7 @@ from anyseg_ros.sync.streams import (
     FAR_LIMIT_NS,
     NS_PER_S,
     DropReason,
+    OthersDelay,
     Stream,
     StreamConfig,
     StreamCounters,
@@ -260,16 +261,20 @@ class Synchronizer(Generic[K]):
             self._discard(key, self._buffers[key].clear(), DropReason.EPOCH_ENDED)
             stream.forget_time()
 
-    def _others_delay_ns(self, key: K, now_ns: int) -> int | None:
-        """A normal delay as the other live streams know it: the lower median of their least."""
-        known = sorted(
-            delay
+    def _others_delay(self, key: K, now_ns: int) -> OthersDelay | None:
+        """What the other live streams hold for a normal delay. One liar cannot shift a median."""
+        known = [
+            delays
             for other, stream in self._streams.items()
             if other != key
             and stream.is_live(now_ns)
-            and (delay := stream.least_delay_ns()) is not None
-        )
-        return known[(len(known) - 1) // 2] if known else None
+            and (delays := stream.delays_ns()) is not None
+        ]
+        if not known:
+            return None
+        least = sorted(delays[0] for delays in known)
+        latest = sorted(delays[1] for delays in known)
+        return OthersDelay(least[(len(least) - 1) // 2], latest[len(latest) // 2])
 
     def _time_jumped(self, stream: Stream, now_ns: int) -> bool:
         """Whether time itself is what ``stream``'s suspicious message says; if so, follow it.
@@ -294,9 +299,9 @@ class Synchronizer(Generic[K]):
         if len(agreeing) < len(others):
             return False
         if len(agreeing) == len(others):
-            delays = [d for s in others if (d := s.least_delay_ns()) is not None]
+            delays = [d for s in others if (d := s.delays_ns()) is not None]
             if abs(suspicion.delay_ns) > FAR_LIMIT_NS or any(
-                abs(d) <= FAR_LIMIT_NS for d in delays
+                abs(latest) <= FAR_LIMIT_NS for _, latest in delays
             ):
                 return False
         suspicions = [(s, s.suspicion) for s in agreeing if s.suspicion is not None]
@@ -326,12 +331,12 @@ class Synchronizer(Generic[K]):
         if stamp_ns == stream.newest_ns or stamp_ns in buffer:
             self._reject(key, stamp_ns, DropReason.DUPLICATE_STAMP)
             return
-        others_delay = self._others_delay_ns(key, now_ns)
-        reason = stream.judge(stamp_ns, now_ns, others_delay, self._last_output_ns)
+        others = self._others_delay(key, now_ns)
+        reason = stream.judge(stamp_ns, now_ns, others, self._last_output_ns)
         if reason is not None:
             count = stream.suspect(reason, stamp_ns, now_ns)
             if not self._time_jumped(stream, now_ns) and not (
-                count >= CONFIRMATIONS and self._found_its_time(key, stream, others_delay)
+                count >= CONFIRMATIONS and self._found_its_time(key, stream, others)
             ):
                 self._reject(key, stamp_ns, reason)
                 return
@@ -349,7 +354,7 @@ class Synchronizer(Generic[K]):
             if key == self._anchor:
                 self._open(stamp_ns, now_ns + self._max_wait_ns)
 
-    def _found_its_time(self, key: K, stream: Stream, others_delay: int | None) -> bool:
+    def _found_its_time(self, key: K, stream: Stream, others: OthersDelay | None) -> bool:
         """A stream alone tells another time: quarantine it, unless its past was the lie.
 
         That is so if its first stamps were wild and it now agrees with the others.
@@ -359,13 +364,13 @@ class Synchronizer(Generic[K]):
         if (
             not stream.knows_its_delay
             and not stream.is_distrusted
-            and others_delay is not None
-            and abs(told.delay_ns - others_delay) <= FAR_LIMIT_NS
+            and others is not None
+            and abs(told.delay_ns - others.latest_ns) <= FAR_LIMIT_NS
         ):
             stream.adopt_suspected_time()
             self._discard(key, self._buffers[key].clear(), DropReason.EPOCH_ENDED)
             return True
-        stream.distrust(others_delay)
+        stream.distrust(others)
         return False
 
     def _reject(self, key: K, stamp_ns: int, reason: DropReason) -> None:

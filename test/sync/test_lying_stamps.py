@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from sync_reference import RIG, Arrival, Player, S, make_arrivals, rig_config
 
-from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.modality import MODALITIES
 from anyseg_ros.sync import DropReason, StreamState
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
@@ -23,7 +25,7 @@ def shift(arrivals, keys, from_s, to_s, by_s):
 
 def longest_gap_s(outputs, after_s=1.0):
     times = [o.now_ns / S for o in outputs if o.now_ns / S - 50 > after_s]
-    return max(b - a for a, b in zip(times, times[1:], strict=False))
+    return max(b - a for a, b in itertools.pairwise(times))
 
 
 @pytest.mark.parametrize("by_s", [-1e9, -30.0, -0.6, 0.3, 5.0, 1e9])
@@ -146,7 +148,9 @@ def test_a_wild_first_stamp_does_not_stall_the_stream():
     for key in MODALITIES:
         arrivals = make_arrivals(RIG, 5.0)
         first = next(i for i, a in enumerate(arrivals) if a.key is key)
-        arrivals[first] = Arrival(arrivals[first].receipt_ns, key, arrivals[first].stamp_ns + 100 * S)
+        arrivals[first] = Arrival(
+            arrivals[first].receipt_ns, key, arrivals[first].stamp_ns + 100 * S
+        )
         player = Player(rig_config(), believable=False)
         outputs = player.play(arrivals)
         complete = [o for o in outputs if set(o.matched.members) == set(MODALITIES)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from sync_reference import MS, RIG, Player, S, Sensor, make_arrivals, rig_config
@@ -18,7 +18,7 @@ CUTS = [c for size in (1, 2, 3) for c in combinations(MODALITIES, size)]
 
 
 def play_cut(cut, seed=1):
-    arrivals = make_arrivals(RIG, END_S, dict.fromkeys(cut, [(CUT_S, BACK_S)]), seed)
+    arrivals = make_arrivals(RIG, END_S, {key: [(CUT_S, BACK_S)] for key in cut}, seed)
     player = Player(rig_config())
     player.play(arrivals)
     return player, [((o.now_ns / S) - CLOCK_S, o.matched) for o in player.outputs]
@@ -30,7 +30,7 @@ def test_output_goes_on_after_a_cut(cut):
     remaining = min(m for m in MODALITIES if m not in cut)
     period_s = RIG[remaining].period_ms / 1000
     times = [t for t, _ in outputs if t > 1]
-    worst = max(b - a for a, b in zip(times, times[1:], strict=False))
+    worst = max(b - a for a, b in pairwise(times))
     assert worst <= TIMEOUT_S + 2 * period_s
     assert times[-1] > END_S - 0.2
     player.check_books()
@@ -84,7 +84,7 @@ def test_flapping_misses_no_recovery(key):
 
 
 def test_all_cut_then_back():
-    cuts = dict.fromkeys(MODALITIES, [(2.0, 4.0)])
+    cuts = {key: [(2.0, 4.0)] for key in MODALITIES}
     player = Player(rig_config())
     outputs = player.play(make_arrivals(RIG, 6.0, cuts))
     assert player.sync.anchor is Modality.CAMERA
@@ -142,6 +142,6 @@ def test_lateness_of_all_returns_to_normal():
     player = Player(rig_config())
     outputs = player.play(arrivals)
     times = [o.now_ns / S for o in outputs if o.now_ns / S > 51]
-    assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 0.8
+    assert max(b - a for a, b in pairwise(times)) < 0.8
     assert set(outputs[-1].matched.members) == set(MODALITIES)
     assert all(s.state is StreamState.LIVE for s in player.sync.status(59 * S).values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sync_reference import MS, RIG, Arrival, Player, S, Sensor, make_arrivals, rig_config
@@ -86,9 +88,7 @@ def jump(arrivals, at_s, by_s, keys, once):
     shifted = []
     for a in arrivals:
         hit = a.key in keys and a.receipt_ns >= 50 * S + at_s * S
-        shifted.append(
-            Arrival(a.receipt_ns, a.key, a.stamp_ns + round(by_s * S)) if hit else a
-        )
+        shifted.append(Arrival(a.receipt_ns, a.key, a.stamp_ns + round(by_s * S)) if hit else a)
         if hit and once:
             keys = keys - {a.key}
     return shifted
@@ -165,11 +165,11 @@ def test_same_calls_give_same_sets(rig, cut, seed):
 def test_output_never_gaps_longer_than_promised(rig, cut, at_s, for_s, seed):
     """At most the cut stream's timeout plus two periods of the new anchor, whatever the phases."""
     window = (at_s, at_s + for_s)
-    arrivals = make_arrivals(rig, 6.0, dict.fromkeys(cut, [window]), seed)
+    arrivals = make_arrivals(rig, 6.0, {key: [window] for key in cut}, seed)
     outputs = Player(rig_config()).play(arrivals)
     anchor = min(m for m in Modality if m not in cut)
     bound = 0.5 * S + 2 * RIG[anchor].period_ms * MS
     during = [o for o in outputs if 50 + 1.5 <= o.now_ns / S <= 50 + 5.8]
-    gaps = [b.now_ns - a.now_ns for a, b in zip(during, during[1:], strict=False)]
+    gaps = [b.now_ns - a.now_ns for a, b in itertools.pairwise(during)]
     # Jitter makes a period longer by itself.
     assert max(gaps) <= bound + max(s.jitter_ms for s in rig.values()) * MS

@@ -1,0 +1,309 @@
+"""The synchronizer, message by message."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from sync_reference import MS, S
+
+from anyseg_ros.sync import (
+    DropReason,
+    NewestSet,
+    StreamConfig,
+    StreamState,
+    Synchronizer,
+)
+
+
+def pair(max_wait_s=0.05, on_drop=None, **changes):
+    """A camera and a LiDAR, alike; the camera comes first."""
+    values = {"timeout_s": 0.5, "tolerance_s": 0.05, "max_age_s": 0.3, **changes}
+    configs = {"camera": StreamConfig(**values), "lidar": StreamConfig(**values)}
+    return Synchronizer(configs, ["camera", "lidar"], max_wait_s, on_drop=on_drop)
+
+
+def fed(sync, until_ms=1000, camera_late=10, lidar_late=10, lidar_phase=5):
+    """Both streams every 100 ms; lateness and phase in milliseconds."""
+    events = [(t + camera_late, "camera", t) for t in range(0, until_ms, 100)]
+    events += [
+        (t + lidar_late + lidar_phase, "lidar", t + lidar_phase) for t in range(0, until_ms, 100)
+    ]
+    sets = []
+    for now, key, stamp in sorted(events):
+        while (d := sync.next_deadline_ns()) is not None and d < now * MS:
+            sets += sync.poll(d)
+        sets += sync.add(key, stamp * MS, f"{key}@{stamp}", now * MS)
+    return sets
+
+
+def test_each_anchor_message_opens_a_set_with_the_nearest_of_the_others():
+    sets = fed(pair())
+    assert [m.anchor for m in sets] == ["camera"] * 10
+    assert [m.stamp_ns // MS for m in sets] == list(range(0, 1000, 100))
+    last = sets[-1]
+    assert last.members["camera"].message == "camera@900"
+    assert last.members["lidar"].message == "lidar@905"
+    assert last.members["lidar"].age_s == pytest.approx(-0.005)
+    assert not last.members["lidar"].held
+    assert list(last.members) == ["camera", "lidar"]
+
+
+def test_the_first_message_waits_for_nobody():
+    sync = pair()
+    (matched,) = sync.add("camera", 0, "image", 10 * MS)
+    assert set(matched.members) == {"camera"}
+    assert sync.status(10 * MS)["lidar"].state is StreamState.WAITING
+
+
+def test_a_set_waits_as_long_as_the_other_is_usually_late_and_no_longer():
+    sync = pair()
+    fed(sync, 1000, lidar_late=30)
+    assert sync.add("camera", 1000 * MS, "image", 1010 * MS) == []
+    deadline = sync.next_deadline_ns()
+    assert 1035 * MS <= deadline <= 1037 * MS
+    assert sync.poll(deadline - 1) == []
+    (matched,) = sync.poll(deadline)
+    assert matched.stamp_ns == 1000 * MS
+    # The LiDAR's last scan is older than the tolerance but young enough to be held.
+    assert matched.members["lidar"].held
+    assert matched.members["lidar"].stamp_ns == 905 * MS
+
+
+def test_max_wait_bounds_the_wait_while_nothing_is_learned():
+    sync = pair(max_wait_s=0.07)
+    sync.add("lidar", 0, "scan", 10 * MS)
+    assert sync.add("camera", 100 * MS, "image", 110 * MS) == []
+    assert sync.next_deadline_ns() == 180 * MS
+    assert len(sync.poll(180 * MS)) == 1
+
+
+def test_nothing_is_awaited_that_could_not_be_nearer():
+    """The next scan is 70 ms off, the one in hand 30 ms: the set leaves at once."""
+    sync = pair()
+    fed(sync, 1000, lidar_phase=70)
+    (matched,) = sync.add("camera", 1000 * MS, "image", 1010 * MS)
+    assert matched.members["lidar"].stamp_ns == 970 * MS
+
+
+def test_too_old_is_not_used():
+    sync = pair(timeout_s=5.0, max_age_s=0.3)
+    fed(sync, 500)
+    got = []
+    for stamp in range(500, 1100, 100):
+        sync.add("camera", stamp * MS, None, (stamp + 10) * MS)
+        got += sync.poll((stamp + 90) * MS)
+    used = {m.stamp_ns // MS: "lidar" in m.members for m in got}
+    assert used == {500: True, 600: True, 700: True, 800: False, 900: False, 1000: False}
+
+
+def test_when_the_anchor_drops_the_next_takes_over_at_its_timeout():
+    sync = pair()
+    fed(sync, 1000)
+    for stamp in range(1005, 1405, 100):
+        assert sync.add("lidar", stamp * MS, f"lidar@{stamp}", (stamp + 10) * MS) == []
+    assert sync.next_deadline_ns() == 1410 * MS + 1  # camera: 910 + 500
+    (matched,) = sync.poll(1410 * MS + 1)
+    assert (matched.anchor, matched.stamp_ns) == ("lidar", 1305 * MS)
+    assert set(matched.members) == {"lidar"}
+    assert sync.status(1410 * MS + 1)["camera"].state is StreamState.DROPPED
+    (matched,) = sync.add("camera", 1400 * MS, "image", 1411 * MS)
+    assert matched.anchor == "camera"
+
+
+def test_a_late_returning_anchor_does_not_stall_the_output():
+    """A camera that returns 1 s behind is used at its age, if at all, but opens no sets."""
+    sync = pair(max_age_s=2.0)
+    fed(sync, 1000)
+    outputs = []
+    for stamp in range(1005, 4000, 100):
+        outputs += sync.add("lidar", stamp * MS, None, (stamp + 10) * MS)
+        if stamp > 2200:
+            outputs += sync.add("camera", (stamp - 1000) * MS, None, (stamp + 20) * MS)
+        outputs += sync.poll((stamp + 70) * MS)
+    assert outputs[-1].anchor == "lidar"
+    assert outputs[-1].members["camera"].age_s == pytest.approx(1.0, abs=0.11)
+    times = [m.stamp_ns for m in outputs]
+    assert max(b - a for a, b in itertools.pairwise(times)) < 0.6 * S
+
+
+def test_quarantine_leaves_a_stream_out_until_its_release():
+    drops = []
+    sync = pair(on_drop=lambda *drop: drops.append(drop))
+    fed(sync, 1000)
+    sync.quarantine("camera", "frozen image")
+    assert sync.next_deadline_ns() <= 920 * MS  # now
+    sync.poll(920 * MS)
+    assert sync.anchor == "lidar"
+    assert sync.add("camera", 1000 * MS, None, 1010 * MS) == []
+    assert drops[-1] == ("camera", 1000 * MS, DropReason.QUARANTINED)
+    status = sync.status(1010 * MS)["camera"]
+    assert (status.state, status.reason) == (StreamState.QUARANTINED, "frozen image")
+    (matched,) = sync.add("lidar", 1005 * MS, None, 1015 * MS)
+    assert (matched.anchor, set(matched.members)) == ("lidar", {"lidar"})
+    sync.release("camera")
+    assert sync.status(1020 * MS)["camera"].state is StreamState.LIVE
+    sync.add("camera", 1100 * MS, None, 1110 * MS)
+    (matched,) = sync.add("lidar", 1105 * MS, None, 1115 * MS)
+    assert matched.anchor == "camera"
+
+
+def test_quarantined_and_silent_is_dropped():
+    sync = pair()
+    fed(sync, 1000)
+    sync.quarantine("lidar", "black")
+    assert sync.status(3 * S)["lidar"].state is StreamState.DROPPED
+
+
+def test_windowed_packets_cover_up_to_the_anchor():
+    sync = Synchronizer(
+        {
+            "camera": StreamConfig(0.5, 0.05, 0.3),
+            "event": StreamConfig(0.5, 0.05, 0.3, 30.0, windowed=True, window_s=0.05),
+        },
+        ["camera", "event"],
+        max_wait_s=0.05,
+    )
+    for end in range(0, 400, 33):
+        sync.add("event", end * MS, f"to {end}", (end + 3) * MS)
+    sets = sync.add("camera", 380 * MS, "image", 397 * MS)
+    assert [m.anchor for m in sets] == ["camera"]
+    member = sets[0].members["event"]
+    assert member.message == ("to 363", "to 396")
+    assert (member.stamp_ns, member.age_s, member.held) == (380 * MS, 0.0, False)
+
+
+def test_windowed_coverage_that_ends_early_is_cut_there_and_held_once_used():
+    sync = Synchronizer(
+        {
+            "camera": StreamConfig(0.5, 0.05, 0.3),
+            "event": StreamConfig(0.5, 0.05, 0.3, windowed=True, window_s=0.05),
+        },
+        ["camera", "event"],
+        max_wait_s=0.0,
+    )
+    sync.add("event", 0, "a", 3 * MS)
+    sync.add("event", 33 * MS, "b", 36 * MS)
+    (first,) = sync.add("camera", 60 * MS, None, 61 * MS)
+    (second,) = sync.add("camera", 160 * MS, None, 161 * MS)
+    (third,) = sync.add("camera", 360 * MS, None, 361 * MS)
+    member, again = first.members["event"], second.members["event"]
+    assert (member.stamp_ns, member.message, member.held) == (33 * MS, ("a", "b"), False)
+    assert member.age_s == pytest.approx(0.027)
+    assert again.message is member.message
+    assert (again.held, again.age_s) == (True, pytest.approx(0.127))
+    assert "event" not in third.members
+
+
+def test_duplicates_and_unused_messages_are_reported():
+    drops = []
+    sync = pair()
+    sync.add_drop_callback(lambda *drop: drops.append(drop))
+    fed(sync, 500)
+    sync.add("camera", 400 * MS, None, 420 * MS)
+    assert drops == [("camera", 400 * MS, DropReason.DUPLICATE_STAMP)]
+    for stamp in range(410, 500, 20):
+        sync.add("lidar", stamp * MS, None, (stamp + 10) * MS)
+    for stamp in range(500, 1500, 100):
+        sync.add("camera", stamp * MS, None, (stamp + 10) * MS)
+        sync.poll((stamp + 90) * MS)
+    unused = [stamp // MS for key, stamp, reason in drops if reason is DropReason.UNUSED]
+    assert unused == [410, 430, 450, 470]
+    assert sync.counters["camera"].dropped[DropReason.DUPLICATE_STAMP] == 1
+    assert sync.counters["camera"].used == 15
+    assert sync.sets == 15
+
+
+def test_reordered_anchor_messages_leave_in_order():
+    sync = pair()
+    fed(sync, 1000, lidar_late=40)
+    assert sync.add("camera", 1020 * MS, None, 1022 * MS) == []
+    assert sync.add("camera", 1000 * MS, None, 1023 * MS) == []
+    sets = sync.add("lidar", 1025 * MS, None, 1045 * MS)
+    assert [m.stamp_ns // MS for m in sets] == [1000, 1020]
+
+
+def test_memory_is_bounded_without_output():
+    """An anchor that is alive but opens nothing must not let the others pile up."""
+    sync = pair(timeout_s=1000.0)
+    sync.add("camera", 0, None, 0)
+    for i in range(1, 20_000):
+        sync.add("lidar", i * 10 * MS, None, i * 10 * MS)
+    assert sync.buffered["lidar"] <= 256
+    sync = pair(timeout_s=1000.0, max_wait_s=1e6)
+    sync.add("lidar", 0, None, 0)
+    sets = [m for i in range(1000) for m in sync.add("camera", i * MS, None, i * MS)]
+    assert len(sets) >= 1000 - 33
+
+
+def test_reset_starts_a_new_epoch_from_scratch():
+    sync = pair()
+    fed(sync, 500)
+    sync.reset()
+    assert sync.status(0)["camera"].state is StreamState.WAITING
+    (matched,) = sync.add("camera", 5 * MS, "image", 1 * MS)
+    assert (matched.epoch, set(matched.members)) == (1, {"camera"})
+
+
+def test_small_steps_back_of_the_receipt_clock_are_levelled():
+    sync = pair()
+    fed(sync, 500)
+    sync.add("camera", 500 * MS, None, 380 * MS)
+    assert sync.epoch == 0
+
+
+def test_newest_set_wins_and_the_skipped_are_counted():
+    box: NewestSet[str] = NewestSet()
+    sets = fed(pair(), 500)
+    box.offer(sets[:3])
+    assert box.take() is sets[2]
+    assert box.take() is None
+    box.offer(sets[3:4])
+    box.offer(sets[4:5])
+    box.offer([])
+    assert (box.take(), box.skipped) == (sets[4], 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"configs": {}, "priority": [], "max_wait_s": 0.1}, "configs is empty"),
+        ({"priority": ["camera", "camera"]}, "priority must list every stream once"),
+        ({"priority": ["camera", "radar"]}, "priority must list every stream once"),
+        ({"max_wait_s": -1}, "max_wait_s"),
+        ({"max_wait_s": float("nan")}, "max_wait_s"),
+        ({"buffer_size": 0}, "buffer_size"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, complaint):
+    good = {
+        "configs": {k: StreamConfig(0.5, 0.05, 0.3) for k in ("camera", "lidar")},
+        "priority": ["camera", "lidar"],
+        "max_wait_s": 0.05,
+    }
+    with pytest.raises(ValueError, match=complaint):
+        Synchronizer(**(good | arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timeout_s", 0),
+        ("tolerance_s", -0.1),
+        ("max_age_s", 0),
+        ("expected_rate_hz", 0),
+        ("window_s", -1),
+        ("timeout_s", float("nan")),
+    ],
+)
+def test_wrong_stream_configuration_is_named(name, value):
+    values = {"timeout_s": 0.5, "tolerance_s": 0.05, "max_age_s": 0.3, name: value}
+    with pytest.raises(ValueError, match=name):
+        StreamConfig(**values)
+
+
+def test_unknown_streams_are_named():
+    with pytest.raises(KeyError, match="radar"):
+        pair().add("radar", 0, None, 0)
+    with pytest.raises(ValueError, match="reason"):
+        pair().quarantine("lidar", "")
