@@ -1,0 +1,263 @@
+"""Training batches as a pure function of (seed, step), so that a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from anyseg_ros.classes import CITYSCAPES_19
+from anyseg_ros.modality import MODALITIES, Modality
+from training.data.street import ImageSpec, StreetData
+from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes, augment
+
+
+class Batch(NamedTuple):
+    """Samples with all modalities, and the subset each sample is to be trained on."""
+
+    images: Tensor
+    """uint8[B, M, 3, H, W]"""
+    labels: Tensor
+    """uint8[B, H, W]"""
+    present: Tensor
+    """bool[B, M], at least one a sample"""
+
+
+class PlaneSource(Protocol):
+    """Anything that hands out samples as planes."""
+
+    def __len__(self) -> int: ...
+
+    def planes(self, index: int) -> Planes: ...
+
+
+def split_planes(planes: Planes) -> tuple[Planes, Planes]:
+    """Images uint8[M, 3, H, W] and label uint8[H, W] of a sample."""
+    images = planes[:LABEL_PLANE].reshape(len(MODALITIES), 3, *planes.shape[1:])
+    return images, planes[LABEL_PLANE]
+
+
+def draw_subsets(
+    samples: int, modalities: Sequence[Modality], rng: np.random.Generator
+) -> np.ndarray:
+    """A random non-empty subset for each sample: its size uniform in 1..n, then its members uniform.
+
+    Sizes are stratified over the batch (every size occurs equally often, up to a rest), which keeps the
+    distribution of each sample and makes the work of a step constant.
+
+    Returns:
+        bool[samples, M]
+    """
+    count = len(modalities)
+    sizes = rng.permutation(
+        np.concatenate([rng.permutation(count) + 1 for _ in range(-(-samples // count))])[:samples]
+    )
+    present = np.zeros((samples, len(MODALITIES)), bool)
+    for row, size in zip(present, sizes, strict=True):
+        row[rng.choice(np.asarray(modalities), size, replace=False)] = True
+    return present
+
+
+class StepBatches(Dataset[Batch]):
+    """Item ``step`` is the whole batch of that step.
+
+    Args:
+        source: the samples.
+        augment_config: how they are varied.
+        batch_size: samples a step.
+        seed: of everything random.
+        modalities: the ones trained on.
+        modality_dropout: draw a random subset for each sample; otherwise all are present.
+        rank: which share of the joint batch this process takes.
+        world_size: number of processes; must divide ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        source: PlaneSource,
+        augment_config: AugmentConfig,
+        batch_size: int,
+        seed: int,
+        modalities: Sequence[Modality] = MODALITIES,
+        modality_dropout: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"batch size {batch_size} is no multiple of {world_size} processes")
+        self._source = source
+        self._augment = augment_config
+        self._batch_size = batch_size
+        self._seed = seed
+        self._modalities = tuple(modalities)
+        self._dropout = modality_dropout
+        self._share = range(rank, batch_size, world_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self._seed, step])
+        if self._dropout:
+            present = draw_subsets(self._batch_size, self._modalities, rng)
+        else:
+            present = np.zeros((self._batch_size, len(MODALITIES)), bool)
+            present[:, list(self._modalities)] = True
+        seeds = rng.integers(0, 2**63, self._batch_size)
+        samples = []
+        for position in self._share:
+            planes = self._source.planes(self._sample(step * self._batch_size + position))
+            samples.append(augment(planes, self._augment, np.random.default_rng(seeds[position])))
+        stacked = np.stack(samples)
+        images = stacked[:, :LABEL_PLANE].reshape(len(samples), -1, 3, *stacked.shape[2:])
+        return Batch(
+            torch.from_numpy(images),
+            torch.from_numpy(stacked[:, LABEL_PLANE]),
+            torch.from_numpy(present[list(self._share)]),
+        )
+
+    def _sample(self, position: int) -> int:
+        """Sample number ``position`` of an endless sequence of shuffled passes over the data."""
+        count = len(self._source)
+        order = np.random.default_rng([self._seed, position // count, 1]).permutation(count)
+        return int(order[position % count])
+
+
+class StepSampler(Sampler[int]):
+    """The steps of one epoch; an epoch is a fixed number of steps, whatever the size of the data."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch, after a resume too."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self._epoch * self._steps, (self._epoch + 1) * self._steps)
+
+    def __len__(self) -> int:
+        return self._steps
+
+
+class ValidationSamples(Dataset[Batch]):
+    """Full frames of a split, evenly thinned out to at most ``limit``; all modalities present."""
+
+    def __init__(self, source: PlaneSource, limit: int) -> None:
+        self._source = source
+        count = len(source) if limit <= 0 else min(limit, len(source))
+        self._indices = np.linspace(0, len(source) - 1, count).round().astype(int)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Batch:
+        images, label = split_planes(np.array(self._source.planes(int(self._indices[index]))))
+        present = torch.ones(1, len(MODALITIES), dtype=torch.bool)
+        return Batch(torch.from_numpy(images)[None], torch.from_numpy(label)[None], present)
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Sizes of the loaders.
+
+    Args:
+        batch_size: samples a step, over all processes.
+        steps_per_epoch: validation and checkpoints happen after this many steps.
+        val_frames: validation frames a time; 0 for all.
+        workers: loader processes; 0 loads in the training process.
+        build_workers: processes that build modality images once, before training.
+    """
+
+    batch_size: int = 8
+    steps_per_epoch: int = 500
+    val_frames: int = 40
+    workers: int = 0
+    build_workers: int = 2
+
+
+class StreetDataModule(lightning.LightningDataModule):
+    """The synthetic street for Lightning.
+
+    Args:
+        root: folder of the data set.
+        seed: of order, crops and subsets.
+        loader: sizes.
+        augment: how training samples are varied.
+        modalities: the modalities to train on, by name.
+        modality_dropout: a random subset a sample (anymodal), or all of them always.
+        height: input height of the modality images.
+        width: input width.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        seed: int = 0,
+        loader: LoaderConfig = LoaderConfig(),
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
+        modalities: tuple[str, ...] = ("camera", "depth", "event", "lidar"),
+        modality_dropout: bool = True,
+        height: int = 256,
+        width: int = 512,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.seed = seed
+        self.loader = loader
+        self.augment = augment
+        self.modalities = tuple(Modality.from_label(name) for name in modalities)
+        self.modality_dropout = modality_dropout
+        self.spec = ImageSpec(width, height)
+
+    def describe(self) -> dict[str, Any]:
+        """What checkpoints and model cards say about the data, as plain Python values."""
+        return {
+            "name": "synthetic street",
+            "synthetic_only": True,
+            "seed": self.seed,
+            "modalities": [m.label for m in self.modalities],
+            "modality_dropout": self.modality_dropout,
+            "input_width": self.spec.width,
+            "input_height": self.spec.height,
+            "encodings": {
+                m.label: {"name": e.name, "settings": dict(e.settings)}
+                for m, e in self.spec.encodings.items()
+            },
+            "class_names": list(CITYSCAPES_19.names),
+            "class_colors": [list(color) for color in CITYSCAPES_19.colors],
+        }
+
+    def prepare_data(self) -> None:
+        """Build what the cache lacks; in one process only."""
+        for split in ("train", "val"):
+            StreetData(self.root, split, self.spec, self.loader.build_workers)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        batches = StepBatches(
+            StreetData(self.root, "train", self.spec, 0),
+            self.augment,
+            self.loader.batch_size,
+            self.seed,
+            self.modalities,
+            self.modality_dropout,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=StepSampler(self.loader.steps_per_epoch),
+            num_workers=self.loader.workers,
+            persistent_workers=self.loader.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        source = StreetData(self.root, "val", self.spec, 0)
+        return DataLoader(ValidationSamples(source, self.loader.val_frames), batch_size=None)

@@ -1,0 +1,255 @@
+"""The synthetic street: raw sensor files on disk to modality images, built once and cached.
+
+Layout, as ``python -m training.simulation`` writes it: ``<root>/dataset.yaml`` and
+``<root>/{train,val,test}/<drive>/`` with ``calibration.yaml``, ``drive.yaml``, ``frames.jsonl`` and one
+file a frame under ``camera/ depth/ event/ lidar/ label/``. The images are built by the same builders that
+run on the robot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from anyseg_ros.classes import IGNORE_ID
+from anyseg_ros.modalities.calibration import load_calibration
+from anyseg_ros.modalities.encoding import DEFAULT_ENCODINGS, EncodingSpec
+from anyseg_ros.modalities.geometry import SegmentationGrid
+from anyseg_ros.modalities.image import ModalityImageBuilder, SensorData, make_image_builder
+from anyseg_ros.modalities.sensor_data import CameraFrame, DepthFrame, EventPacket, LidarScan
+from anyseg_ros.modality import MODALITIES, Modality
+from training.data.transforms import LABEL_PLANE, PLANES, Planes
+
+CACHE_FORMAT = 1
+SPLITS = ("train", "val", "test")
+
+
+class DataSetError(ValueError):
+    """A data set that cannot be read; the message names the file and what is missing."""
+
+
+@dataclass(frozen=True)
+class StreetFrame:
+    """One frame of a drive: where its files are and what the weather was."""
+
+    drive: Path
+    index: int
+    anchor_stamp_ns: int
+    weather: str
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Which modality images are built: the encodings, and the network's input size in pixels."""
+
+    width: int = 512
+    height: int = 256
+    encodings: Mapping[Modality, EncodingSpec] = field(default_factory=lambda: DEFAULT_ENCODINGS)
+
+    def digest(self) -> str:
+        """Short hash of everything that determines the images."""
+        text = json.dumps(
+            [
+                CACHE_FORMAT,
+                self.width,
+                self.height,
+                [
+                    [m.label, s.name, sorted(s.settings.items())]
+                    for m, s in sorted(self.encodings.items())
+                ],
+            ]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def list_frames(root: Path, split: str) -> list[StreetFrame]:
+    """All frames of a split, by drive and index.
+
+    Raises:
+        DataSetError: if the split is missing or empty, or a line of ``frames.jsonl`` is malformed.
+    """
+    folder = root / split
+    if not folder.is_dir():
+        raise DataSetError(
+            f"no split {split!r} in {root}: expected the folder {folder}; render one with "
+            "python -m training.simulation"
+        )
+    frames = []
+    for listing in sorted(folder.glob("*/frames.jsonl")):
+        for number, line in enumerate(listing.read_text().splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                frames.append(
+                    StreetFrame(
+                        listing.parent,
+                        int(entry["index"]),
+                        int(entry["anchor_stamp_ns"]),
+                        str(entry["weather"]),
+                        None if entry["failure"] is None else str(entry["failure"]),
+                    )
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataSetError(f"{listing}, line {number}: {error!r}") from None
+    if not frames:
+        raise DataSetError(f"{folder} holds no drive with a frames.jsonl")
+    return frames
+
+
+def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
+    for suffix in suffixes:
+        path = folder / f"{stem}{suffix}"
+        if path.is_file():
+            return path
+    raise DataSetError(f"no {folder / stem} with suffix {' or '.join(suffixes)}")
+
+
+def _read_image(path: Path, flags: int) -> npt.NDArray[Any]:
+    image: npt.NDArray[Any] | None = cv2.imread(str(path), flags)
+    if image is None:
+        raise DataSetError(f"{path} is no readable image")
+    return image
+
+
+def read_raw(frame: StreetFrame, modality: Modality) -> SensorData:
+    """One sensor's raw data of a frame.
+
+    Raises:
+        DataSetError: naming the file that is missing or damaged.
+    """
+    folder, stem = frame.drive / modality.label, f"{frame.index:06d}"
+    if modality is Modality.CAMERA:
+        image = _read_image(_find(folder, stem, (".png", ".jpg")), cv2.IMREAD_COLOR)
+        return CameraFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    if modality is Modality.DEPTH:
+        millimetres = _read_image(_find(folder, stem, (".png",)), cv2.IMREAD_UNCHANGED)
+        return DepthFrame(millimetres.astype(np.float32) * np.float32(1e-3))
+    path = _find(folder, stem, (".npz",))
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if modality is Modality.EVENT:
+                return EventPacket(data["x"], data["y"], data["polarity"], data["stamp_ns"])
+            return LidarScan(data["points_m"], data["intensity"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataSetError(f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=8)
+def _drive_tools(
+    drive: Path, width: int, height: int, digest: str
+) -> tuple[SegmentationGrid, dict[Modality, ModalityImageBuilder]]:
+    rig = load_calibration(drive / "calibration.yaml")
+    grid = SegmentationGrid.create(rig.grid, rig.grid_frame_id, width, height)
+    encodings = _ENCODINGS_OF[digest]
+    builders = {m: make_image_builder(m, encodings[m], grid, rig.sensors[m]) for m in MODALITIES}
+    return grid, builders
+
+
+# Specs hold dictionaries and so cannot be cache keys themselves.
+_ENCODINGS_OF: dict[str, Mapping[Modality, EncodingSpec]] = {}
+
+
+def build_planes(frame: StreetFrame, spec: ImageSpec) -> Planes:
+    """All modality images and the label of a frame: uint8[PLANES, H, W] (see ``transforms``)."""
+    digest = spec.digest()
+    _ENCODINGS_OF[digest] = spec.encodings
+    grid, builders = _drive_tools(frame.drive, spec.width, spec.height, digest)
+    planes = np.empty((PLANES, spec.height, spec.width), np.uint8)
+    for modality in MODALITIES:
+        image = builders[modality].build(read_raw(frame, modality), frame.anchor_stamp_ns)
+        planes[3 * modality : 3 * modality + 3] = image.transpose(2, 0, 1)
+    label = _read_image(
+        _find(frame.drive / "label", f"{frame.index:06d}", (".png",)), cv2.IMREAD_UNCHANGED
+    )
+    planes[LABEL_PLANE] = IGNORE_ID
+    content = grid.letterbox.content
+    planes[LABEL_PLANE][content] = grid.letterbox.place(label, cv2.INTER_NEAREST_EXACT)[content]
+    return planes
+
+
+class StreetData:
+    """Frames of one split, as modality images from the cache; missing ones are built first.
+
+    Args:
+        root: folder of the data set.
+        split: ``train``, ``val`` or ``test``.
+        spec: which images.
+        workers: processes that build missing images; 0 builds in this one.
+        rebuild: build all images anew (after a change of the builders' code).
+
+    Raises:
+        DataSetError: if the data set is incomplete.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        spec: ImageSpec | None = None,
+        workers: int = 2,
+        rebuild: bool = False,
+    ) -> None:
+        self.spec = spec or ImageSpec()
+        self.frames = list_frames(root, split)
+        description = root / "dataset.yaml"
+        if not description.is_file():
+            raise DataSetError(f"{root} has no dataset.yaml")
+        # Another rendering under the same path must not meet the old cache.
+        source = hashlib.sha256(description.read_bytes()).hexdigest()[:12]
+        self._cache = root / ".cache" / f"{self.spec.digest()}-{source}" / split
+        self._fill(workers, rebuild)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def planes(self, index: int) -> Planes:
+        """uint8[PLANES, H, W] of a frame, mapped from the cache (read only)."""
+        planes: Planes = np.load(self._path(self.frames[index]), mmap_mode="r")
+        return planes
+
+    def __iter__(self) -> Iterator[tuple[StreetFrame, Planes]]:
+        for index, frame in enumerate(self.frames):
+            yield frame, self.planes(index)
+
+    def _path(self, frame: StreetFrame) -> Path:
+        return self._cache / frame.drive.name / f"{frame.index:06d}.npy"
+
+    def _fill(self, workers: int, rebuild: bool) -> None:
+        missing = [f for f in self.frames if rebuild or not self._path(f).is_file()]
+        if not missing:
+            return
+        for drive in {f.drive.name for f in missing}:
+            (self._cache / drive).mkdir(parents=True, exist_ok=True)
+        tasks = [(frame, self._path(frame)) for frame in missing]
+        build = partial(_build_and_store, spec=self.spec)
+        progress = partial(tqdm, total=len(tasks), desc="modality images", unit="frame")
+        if workers < 1 or len(tasks) < 2 * workers:
+            for _ in progress(map(build, tasks)):
+                pass
+            return
+        # Forked children would inherit locks of torch's and OpenCV's thread pools.
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for _ in progress(pool.imap_unordered(build, tasks, chunksize=8)):
+                pass
+
+
+def _build_and_store(task: tuple[StreetFrame, Path], spec: ImageSpec) -> None:
+    frame, path = task
+    cv2.setNumThreads(1)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, build_planes(frame, spec))
+    part.replace(path)  # a killed run leaves no half-written image behind

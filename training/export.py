@@ -1,0 +1,187 @@
+"""Export a checkpoint: ``python training/export.py runs/first_student/checkpoints/best.ckpt models/<name>``.
+
+Writes ``encode.onnx`` and ``fuse.onnx`` with the model card inside, and checks them in ONNX Runtime against
+torch for every number of live sensors before it says they are good.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # called as a script: make the repository importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from anyseg_ros.classes import ClassSet
+from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
+from anyseg_ros.engine.onnx import OnnxRuntimeEngine
+from anyseg_ros.modalities.encoding import EncodingSpec
+from anyseg_ros.modality import MODALITIES, Modality
+from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.graphs import EncodeGraph, FuseGraph, exportable
+
+LABEL_AGREEMENT = 0.9995
+"""Share of pixels that must have the same label in torch and ONNX Runtime; the rest are near ties."""
+FEATURE_TOLERANCE = 1e-3
+"""Largest difference of a feature allowed between torch and ONNX Runtime (features are of order 1)."""
+
+
+class ExportError(RuntimeError):
+    """An exported graph that does not do what the network does."""
+
+
+def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> ModelCard:
+    """The model card of a trained network, from what its checkpoint says."""
+    data = trained.data
+    weights = {key: value.numpy() for key, value in trained.network.state_dict().items()}
+    modalities = [Modality.from_label(label) for label in data["modalities"]]
+    return ModelCard(
+        name=name,
+        classes=ClassSet(
+            tuple(data["class_names"]), tuple((r, g, b) for r, g, b in data["class_colors"])
+        ),
+        encodings={
+            m: EncodingSpec(
+                data["encodings"][m.label]["name"], dict(data["encodings"][m.label]["settings"])
+            )
+            for m in modalities
+        },
+        input_width=int(data["input_width"]),
+        input_height=int(data["input_height"]),
+        normalization={m: trained.network.config.normalization.of(m) for m in modalities},
+        provenance={
+            "data": data["name"],
+            "synthetic_only": bool(data["synthetic_only"]),
+            "method": trained.method["name"],
+            "modality_dropout": bool(data["modality_dropout"]),
+            "seeds": {"method": trained.method["seed"], "data": data["seed"]},
+            "steps": trained.steps,
+            "encoder": trained.network.config.encoder,
+            "metrics": metrics,
+        },
+        model_id=weights_hash(weights),
+    )
+
+
+def export(
+    trained: TrainedSegmentor, folder: Path, name: str, metrics: dict[str, Any] | None = None
+) -> ModelCard:
+    """Write both graphs of a model and check them against torch.
+
+    Args:
+        trained: the network; its layers are rewritten in place for export.
+        folder: the model folder, created if need be.
+        name: name of the model, for its card.
+        metrics: measured quality, for its card.
+
+    Raises:
+        ExportError: if ONNX Runtime and torch disagree.
+    """
+    card = make_card(trained, name, metrics or {})
+    height, width = card.input_height, card.input_width
+    encode, fuse = exportable(trained.network, height, width)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_graphs(encode, fuse, folder, height, width)
+    for graph in ("encode", "fuse"):
+        attach_card(folder / f"{graph}.onnx", card.for_graph(graph))
+    check(encode, fuse, folder)
+    return card
+
+
+def write_graphs(
+    encode: EncodeGraph, fuse: FuseGraph, folder: Path, height: int, width: int
+) -> None:
+    """Write ``encode.onnx`` (K dynamic) and ``fuse.onnx`` (M dynamic) for inputs of one size."""
+    images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    ids = torch.tensor([0, 1])
+    features = [f"f{level}" for level in range(1, 5)]
+    with torch.no_grad():
+        maps = encode(images, ids)
+        count = torch.export.Dim("K", min=1, max=8)
+        torch.onnx.export(
+            encode,
+            (images, ids),
+            str(folder / "encode.onnx"),
+            dynamo=True,
+            input_names=["images", "modality_ids"],
+            output_names=features,
+            dynamic_shapes={"images": {0: count}, "modality_ids": {0: count}},
+            external_data=False,
+            verbose=False,
+        )
+        live = torch.export.Dim("M", min=1, max=8)
+        torch.onnx.export(
+            fuse,
+            maps,
+            str(folder / "fuse.onnx"),
+            dynamo=True,
+            input_names=features,
+            output_names=["labels", "confidence"],
+            dynamic_shapes={name: {0: live} for name in features},
+            external_data=False,
+            verbose=False,
+        )
+
+
+def check(encode: EncodeGraph, fuse: FuseGraph, folder: Path) -> None:
+    """Compare the written graphs with torch on random images for 1..4 live sensors.
+
+    Raises:
+        ExportError: naming the graph and by how much it differs.
+    """
+    engine = OnnxRuntimeEngine(folder)
+    size = (engine.card.input_height, engine.card.input_width)
+    rng = np.random.default_rng(0)
+    for count in range(1, len(MODALITIES) + 1):
+        ids = rng.permutation(len(MODALITIES))[:count].astype(np.int64)
+        images = rng.integers(0, 256, (count, *size, 3), np.uint8)
+        with torch.no_grad():
+            maps = encode(torch.from_numpy(images), torch.from_numpy(ids))
+            labels, confidence = fuse(*maps)
+        features = engine.encode(images, ids)
+        for level, expected in enumerate(maps):
+            got = np.stack([f[level] for f in features])
+            gap = float(np.abs(got - expected.numpy()).max())
+            if gap > FEATURE_TOLERANCE:
+                raise ExportError(
+                    f"encode.onnx: map {level + 1} differs from torch by {gap:.2g} (K = {count})"
+                )
+        output = engine.fuse(features)
+        agreement = float((output.labels == labels.numpy()).mean())
+        off = int(np.abs(output.confidence.astype(int) - confidence.numpy().astype(int)).max())
+        if agreement < LABEL_AGREEMENT or off > 2:
+            raise ExportError(
+                f"fuse.onnx: {agreement:.4%} of the labels agree with torch, confidence differs by up to "
+                f"{off} of 255 (M = {count})"
+            )
+    engine.close()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; ``arguments`` default to those of the command line."""
+    parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path, help="model folder to write")
+    parser.add_argument("--name", help="name in the model card; default: the folder's")
+    parser.add_argument(
+        "--metrics", type=Path, help="JSON of training/evaluate.py; its mean goes into the card"
+    )
+    options = parser.parse_args(arguments)
+    metrics = {}
+    if options.metrics:
+        rows = json.loads(options.metrics.read_text())["rows"]
+        metrics = {row["subset"]: row["miou"] for row in rows if row["condition"] == "all"}
+    trained = load_trained(options.checkpoint)
+    card = export(trained, options.folder, options.name or options.folder.name, metrics)
+    size = sum(path.stat().st_size for path in options.folder.glob("*.onnx")) / 1e6
+    print(f"{options.folder}: {card.name} {card.model_id}, {size:.1f} MB, checked against torch")
+
+
+if __name__ == "__main__":
+    main()

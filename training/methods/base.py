@@ -1,0 +1,100 @@
+"""What all methods share: the network under training, validation, checkpoints."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from anyseg_ros.evaluation.metrics import ConfusionMatrix
+from anyseg_ros.modality import MODALITIES, Modality, subset_name
+from training.data.batches import Batch
+from training.methods.schedule import OptimizerConfig, make_optimizer
+from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
+
+VALIDATION_SUBSETS: tuple[tuple[Modality, ...], ...] = (
+    *((m,) for m in MODALITIES),
+    MODALITIES,
+)
+"""Cheap to watch: each modality alone, and all together."""
+
+
+class SegmentationMethod(lightning.LightningModule):
+    """A method that trains ``self.network``; subclasses define ``training_step``."""
+
+    def __init__(self, network: SegmentorConfig, optimizer: OptimizerConfig, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.network = AnymodalSegmentor(network)
+        self.optimizer_config = optimizer
+        self.seed = seed
+        self._matrices: dict[str, ConfusionMatrix] = {}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout's randomness belongs to the step, so that a resumed run repeats it.
+        torch.manual_seed(zlib.crc32(f"{self.seed}/{self.global_step}".encode()))
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = make_optimizer(
+            self, self.optimizer_config, int(self.trainer.max_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        if self.optimizer_config.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(
+                self.network.parameters(), self.optimizer_config.clip_norm
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        classes = self.network.config.classes
+        self._matrices = {subset_name(s): ConfusionMatrix(classes) for s in VALIDATION_SUBSETS}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        for subset, logits in predict_subsets(self.network, batch, VALIDATION_SUBSETS).items():
+            predicted = full_size(logits, *batch.labels.shape[1:]).argmax(-1)
+            self._matrices[subset].add(
+                predicted.to(torch.uint8).cpu().numpy(), batch.labels.cpu().numpy()
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        values = {name: matrix.miou() for name, matrix in self._matrices.items()}
+        for name, value in values.items():
+            self.log(f"val/miou/{name}", value)
+        self.log("val/miou_mean", sum(values.values()) / len(values), prog_bar=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the network is and was trained on as plain data, for weights-only loading."""
+        checkpoint["segmentor"] = asdict(self.network.config)
+        checkpoint["method"] = {"name": type(self).__name__, "seed": self.seed}
+        data = getattr(self.trainer, "datamodule", None)
+        checkpoint["data"] = data.describe() if data is not None else {}
+
+
+def present_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The present pairs: images ``[P, 3, H, W]``, modality ids and sample index ``[P]``."""
+    sample_index, modality_ids = batch.present.nonzero(as_tuple=True)
+    return batch.images[sample_index, modality_ids], modality_ids, sample_index
+
+
+@torch.no_grad()
+def predict_subsets(network: AnymodalSegmentor, batch: Batch, subsets: Any) -> dict[str, Tensor]:
+    """Logits ``[B, classes, H/4, W/4]`` of each subset, every image encoded only once."""
+    samples, modalities = batch.images.shape[:2]
+    device = batch.images.device
+    ids = torch.arange(modalities, device=device).repeat(samples)
+    index = torch.arange(samples, device=device).repeat_interleave(modalities)
+    features = network.encode(batch.images.flatten(0, 1), ids)
+    results = {}
+    for subset in subsets:
+        keep = torch.isin(ids, torch.tensor([int(m) for m in subset], device=device))
+        chosen = [level[keep] for level in features]
+        results[subset_name(subset)] = network.fuse(chosen, index[keep], samples)
+    return results

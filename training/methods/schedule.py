@@ -1,0 +1,55 @@
+"""Optimiser and learning-rate schedule, shared by the methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up and polynomial decay, per step.
+
+    Args:
+        learning_rate: peak, reached at the end of the warm-up.
+        weight_decay: of matrices and kernels; norms and biases have none.
+        warmup_steps: length of the warm-up.
+        warmup_start: share of the peak at step 0.
+        power: of the decay.
+        clip_norm: gradients are scaled down to this norm; 0 for no clipping.
+    """
+
+    learning_rate: float = 6e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 500
+    warmup_start: float = 0.1
+    power: float = 0.9
+    clip_norm: float = 1.0
+
+
+def rate_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """Share of the peak rate at ``step``.
+
+    Linear from ``warmup_start`` to 1 over the warm-up; times ``(1 - step / total_steps) ** power``.
+    """
+    decay = (1.0 - min(step, total_steps) / total_steps) ** config.power
+    if step >= config.warmup_steps:
+        return float(decay)
+    ramp = config.warmup_start + (1.0 - config.warmup_start) * step / config.warmup_steps
+    return float(ramp * decay)
+
+
+def make_optimizer(
+    module: nn.Module, config: OptimizerConfig, total_steps: int
+) -> tuple[torch.optim.AdamW, LambdaLR]:
+    """AdamW over the parameters that require a gradient, and its schedule (one step a batch)."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    return optimizer, LambdaLR(optimizer, lambda step: rate_factor(step, total_steps, config))

@@ -1,0 +1,1 @@
+"""The network: encoder, fusion, head, and the segmentor made of them."""

@@ -1,0 +1,133 @@
+"""The anymodal segmentor: one shared encoder, a mean over present modalities, one head.
+
+AnySeg's network (arXiv 2411.17141): each modality of a sample is an image of its own and passes through
+the same encoder; the maps are averaged at the end of each stage for the head only, while the un-averaged
+maps go on. A missing modality is simply left out of the mean, and the order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from anyseg_ros.engine.model_card import Normalization
+from anyseg_ros.modality import MODALITIES, Modality
+from training.models.encoder import MixTransformer
+from training.models.fusion import mean_over_present
+from training.models.head import MlpHead, resize_tokens
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class NormalizationConfig:
+    """``(pixel / 255 - mean) / std`` for each modality and channel.
+
+    ImageNet's for the camera; the others are only scaled, so that "nothing measured" stays 0.
+    """
+
+    camera_mean: Triple = IMAGENET_MEAN
+    camera_std: Triple = IMAGENET_STD
+    depth_mean: Triple = (0.0, 0.0, 0.0)
+    depth_std: Triple = (0.25, 0.25, 0.25)
+    event_mean: Triple = (0.0, 0.0, 0.0)
+    event_std: Triple = (0.25, 0.25, 0.25)
+    lidar_mean: Triple = (0.0, 0.0, 0.0)
+    lidar_std: Triple = (0.25, 0.25, 0.25)
+
+    def of(self, modality: Modality) -> Normalization:
+        """The normalisation of one modality."""
+        return Normalization(
+            getattr(self, f"{modality.label}_mean"), getattr(self, f"{modality.label}_std")
+        )
+
+
+@dataclass(frozen=True)
+class SegmentorConfig:
+    """What the network is made of; stored in every checkpoint.
+
+    Args:
+        encoder: a MiT size, ``mit_b0`` .. ``mit_b5``.
+        head_width: embed width of the all-MLP head.
+        classes: number of classes.
+        drop_path: stochastic depth of the encoder.
+        dropout: channel dropout of the head.
+        normalization: of the input images.
+    """
+
+    encoder: str = "mit_b0"
+    head_width: int = 256
+    classes: int = 19
+    drop_path: float = 0.0
+    dropout: float = 0.1
+    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+
+
+Features = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class AnymodalSegmentor(nn.Module):
+    """Images of the present (sample, modality) pairs in, logits a sample out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SegmentorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MixTransformer(config.encoder, config.drop_path)
+        self.head = MlpHead(
+            self.encoder.channels, config.classes, config.head_width, config.dropout
+        )
+        table = [config.normalization.of(m) for m in MODALITIES]
+        shape = (len(table), 3, 1, 1)
+        self.register_buffer("mean", 255.0 * torch.tensor([n.mean for n in table]).view(shape))
+        self.register_buffer("std", 255.0 * torch.tensor([n.std for n in table]).view(shape))
+
+    def normalize(self, images: Tensor, modality_ids: Tensor) -> Tensor:
+        """Pixel values 0..255 (any dtype) ``[P, 3, H, W]`` to the encoder's input, each by its modality."""
+        return (images.to(self.mean.dtype) - self.mean[modality_ids]) / self.std[modality_ids]
+
+    def encode(self, images: Tensor, modality_ids: Tensor) -> Features:
+        """Four un-averaged maps of each image ``[P, C_i, H / 2^(i+1), W / 2^(i+1)]``."""
+        normal = self.normalize(images, modality_ids).contiguous(memory_format=torch.channels_last)
+        maps: Features = self.encoder(normal)
+        return maps
+
+    def fuse(self, features: Sequence[Tensor], sample_index: Tensor, samples: int) -> Tensor:
+        """Logits ``[samples, classes, H/4, W/4]`` from the un-averaged maps."""
+        fused = [mean_over_present(level, sample_index, samples) for level in features]
+        logits: Tensor = self.head(fused)
+        return logits
+
+    def forward(
+        self, images: Tensor, modality_ids: Tensor, sample_index: Tensor, samples: int
+    ) -> Tensor:
+        """Segment a batch in which every sample has its own subset of modalities.
+
+        Args:
+            images: ``[P, 3, H, W]``, 0..255, one for each present (sample, modality) pair.
+            modality_ids: int64 ``[P]``
+            sample_index: int64 ``[P]``, 0..samples-1; every sample owns at least one image.
+            samples: number of samples.
+
+        Returns:
+            Logits ``[samples, classes, H/4, W/4]``.
+        """
+        return self.fuse(self.encode(images, modality_ids), sample_index, samples)
+
+
+def full_size(logits: Tensor, height: int, width: int) -> Tensor:
+    """Up-sample logits ``[B, classes, h, w]`` bilinearly to the size of the input, as float32.
+
+    Returns:
+        ``[B, height, width, classes]``: classes last, as the loss reads them.
+    """
+    return resize_tokens(logits.permute(0, 2, 3, 1).float(), height, width)
