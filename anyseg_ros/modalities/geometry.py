@@ -63,11 +63,14 @@ class RigidTransform:
 
     @property
     def quaternion_xyzw(self) -> npt.NDArray[np.float64]:
-        """Unit quaternion (x, y, z, w) with w >= 0."""
-        vector = cv2.Rodrigues(self.rotation)[0].ravel()
-        angle = float(np.linalg.norm(vector))
-        axis = vector / angle if angle > 1e-12 else np.zeros(3)
-        return np.append(axis * math.sin(angle / 2), math.cos(angle / 2))
+        """Unit quaternion (x, y, z, w) with w >= 0 (Bar-Itzhack's method, exact at half turns too)."""
+        r = self.rotation
+        k = np.empty((4, 4))
+        k[:3, :3] = r + r.T - np.trace(r) * np.eye(3)
+        k[3, :3] = k[:3, 3] = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
+        k[3, 3] = np.trace(r)
+        quaternion = np.linalg.eigh(k)[1][:, -1]
+        return quaternion if quaternion[3] >= 0 else -quaternion
 
     def apply(self, points: FloatArray) -> FloatArray:
         """Transform points ``[N, 3]``; keeps their dtype."""
