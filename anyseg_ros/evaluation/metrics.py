@@ -51,17 +51,18 @@ class ConfusionMatrix:
         return int(self.counts.sum())
 
     def iou(self) -> FloatArray:
-        """Intersection over union of each class, 0..1; NaN for a class without a true pixel."""
+        """Intersection over union of each class, 0..1; NaN for a class neither labelled nor predicted.
+
+        A class that is predicted but not labelled counts 0.
+        """
         hits = np.diag(self.counts).astype(np.float64)
-        true = self.counts.sum(axis=1)
-        union = true + self.counts.sum(axis=0) - hits
+        union = self.counts.sum(axis=1) + self.counts.sum(axis=0) - hits
         result = np.full(len(hits), np.nan)
-        present = true > 0
-        result[present] = hits[present] / union[present]
+        np.divide(hits, union, out=result, where=union > 0)
         return result
 
     def miou(self) -> float:
-        """Mean IoU in percent over the classes that have a true pixel; NaN if there is none."""
+        """Mean IoU in percent over the classes labelled or predicted somewhere; NaN if there is none."""
         values = self.iou()
         present = ~np.isnan(values)
         return float(100.0 * values[present].mean()) if present.any() else float("nan")
