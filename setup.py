@@ -26,7 +26,6 @@ ROS_WHEELS = [
     "ros-std-msgs",
     "ros-std-srvs",
     "ros-visualization-msgs",
-    "rosbags-image>=0.10",
 ]
 CPU = ["onnxruntime>=1.20"]
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8", "tqdm"]
@@ -56,6 +55,7 @@ setup(
         "opencv-python-headless>=4.8,<5",
         "PyYAML",
         "rosbags>=0.10",
+        "rosbags-image>=0.10",
     ],
     extras_require={
         "ros-wheels": ROS_WHEELS,
@@ -78,6 +78,9 @@ setup(
             f"segment = {PACKAGE}.ros.node:main",
             f"play_bag = {PACKAGE}.ros.bag_player:main",
             f"demo = {PACKAGE}.ros.demo:main",
+            f"evaluate_bag = {PACKAGE}.evaluation.evaluate_bag:main",
+            f"anyseg-evaluate = {PACKAGE}.evaluation.evaluate_bag:main",
+            f"score = {PACKAGE}.ros.score:main",
         ]
     },
     zip_safe=False,

@@ -10,15 +10,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from anyseg_ros.modalities import (
-    CameraFrame,
-    CameraModel,
-    DepthFrame,
-    EventPacket,
-    ModalityError,
-    SensorData,
-)
-from anyseg_ros.modalities.projection import camera_for_image
+from anyseg_ros.decoding import data_stamp_ns
+from anyseg_ros.modalities import CameraModel, SensorData
 from anyseg_ros.modality import Modality
 from anyseg_ros.ros import messages
 from anyseg_ros.ros.diagnostics import SensorLog
@@ -50,33 +43,6 @@ def input_qos(parameters: SensorParameters) -> QoSProfile:
         ),
         durability=DurabilityPolicy.VOLATILE,
     )
-
-
-def check_against_calibration(
-    modality: Modality, data: SensorData, camera: CameraModel | None
-) -> None:
-    """Refuse data that cannot come from the calibrated sensor.
-
-    Raises:
-        MessageError: if a picture has another aspect ratio, or an event lies outside the sensor.
-    """
-    if camera is None:
-        return
-    if isinstance(data, EventPacket):
-        if len(data.x) and (data.x.max() >= camera.width or data.y.max() >= camera.height):
-            raise MessageError(
-                "x, y",
-                f"up to ({data.x.max()}, {data.y.max()})",
-                f"inside the calibrated sensor of {camera.width} x {camera.height}",
-            )
-    elif isinstance(data, (CameraFrame, DepthFrame)):
-        pixels = data.image if isinstance(data, CameraFrame) else data.depth_m
-        try:
-            camera_for_image(camera, pixels.shape[1], pixels.shape[0], modality.label)
-        except ModalityError as error:
-            raise MessageError(
-                "width, height", f"{pixels.shape[1]} x {pixels.shape[0]}", str(error)
-            ) from None
 
 
 class SensorInput:
@@ -138,10 +104,8 @@ class SensorInput:
     def _on_message(self, message: Any) -> None:
         self.log.received += 1
         try:
-            stamp = messages.stamp_ns(message.header.stamp)
             data = self._decode(message)
-            if isinstance(data, EventPacket) and len(data.stamp_ns):
-                stamp = int(data.stamp_ns[-1])  # a packet is known by the end of what it covers
+            stamp = data_stamp_ns(message, data)
             self._on_data(self._modality, stamp, data, message.header.frame_id)
         except MessageError as error:
             self._refuse(self.topic, error)

@@ -18,6 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
 
+from anyseg_ros.decoding import check_against_calibration
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
 from anyseg_ros.modalities import (
     CalibrationError,
@@ -31,7 +32,7 @@ from anyseg_ros.pipeline import Pipeline, Segmentation
 from anyseg_ros.resources import ResourceError, find_model
 from anyseg_ros.ros.calibration_source import CalibrationSource
 from anyseg_ros.ros.diagnostics import explain_silence, find_publications, sensor_status
-from anyseg_ros.ros.inputs import SensorInput, check_against_calibration
+from anyseg_ros.ros.inputs import SensorInput
 from anyseg_ros.ros.parameters import (
     PARAMETERS,
     NodeParameters,
