@@ -133,7 +133,8 @@ def read_raw(frame: StreetFrame, modality: Modality) -> SensorData:
     folder, stem = frame.drive / modality.label, f"{frame.index:06d}"
     if modality is Modality.CAMERA:
         image = _read_image(_find(folder, stem, (".png", ".jpg")), cv2.IMREAD_COLOR)
-        return CameraFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        rgb: npt.NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return CameraFrame(rgb)
     if modality is Modality.DEPTH:
         millimetres = _read_image(_find(folder, stem, (".png",)), cv2.IMREAD_UNCHANGED)
         return DepthFrame(millimetres.astype(np.float32) * np.float32(1e-3))

@@ -1,0 +1,295 @@
+"""Evaluate on every subset of the sensors.
+
+    python training/evaluate.py --model models/anyseg_street_b0 --data data/street --split test
+    python training/evaluate.py --checkpoint runs/first_student/checkpoints/best.ckpt --data data/street
+    python training/evaluate.py --majority --data data/street
+
+mIoU by two rules (classes absent from the split skipped; absent classes 0, as the papers' code does), per
+class, per weather and sensor failure, and the calibration error of the confidence. An exported model runs
+through the runtime's engine, so that what is measured is what runs on the robot.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+if __package__ in (None, ""):  # called as a script: make the repository importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from anyseg_ros.classes import CITYSCAPES_19, ClassSet
+from anyseg_ros.engine import load_engine
+from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
+from anyseg_ros.modalities.encoding import EncodingSpec
+from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset, subset_name
+from training.data.batches import split_planes
+from training.data.street import ImageSpec, StreetData, StreetFrame
+from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.graphs import exportable
+from training.results import Row, write_results
+
+Subset = tuple[Modality, ...]
+Output = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""labels and confidence, uint8[H, W]"""
+ROW_KEYS = ("method", "seed", "split", "subset", "condition")
+
+
+class Predictor(Protocol):
+    """Segments one frame from several subsets of its modality images."""
+
+    classes: ClassSet
+    modalities: tuple[Modality, ...]
+
+    def predict(
+        self, images: npt.NDArray[np.uint8], subsets: Sequence[Subset]
+    ) -> dict[Subset, Output]:
+        """``images`` uint8[M, H, W, 3] in the order of the modalities."""
+        ...
+
+
+class EnginePredictor:
+    """An exported model in the runtime's engine."""
+
+    def __init__(self, folder: Path, engine: str = "auto") -> None:
+        self._engine = load_engine(folder, engine)
+        card = self._engine.card
+        self.classes = card.classes
+        self.modalities = card.modalities
+        self.spec = ImageSpec(card.input_width, card.input_height, card.encodings)
+
+    def predict(
+        self, images: npt.NDArray[np.uint8], subsets: Sequence[Subset]
+    ) -> dict[Subset, Output]:
+        used = sorted({m for subset in subsets for m in subset})
+        ids = np.array([int(m) for m in used], np.int64)
+        features = dict(zip(used, self._engine.encode(images[ids], ids), strict=True))
+        results = {}
+        for subset in subsets:
+            output = self._engine.fuse([features[m] for m in subset])
+            results[subset] = (output.labels, output.confidence)
+        return results
+
+
+class TorchPredictor:
+    """A checkpoint in torch, on the GPU if there is one."""
+
+    def __init__(self, trained: TrainedSegmentor) -> None:
+        data = trained.data
+        self.classes = ClassSet(
+            tuple(data["class_names"]), tuple((r, g, b) for r, g, b in data["class_colors"])
+        )
+        self.modalities = tuple(Modality.from_label(label) for label in data["modalities"])
+        encodings = {
+            Modality.from_label(label): EncodingSpec(entry["name"], dict(entry["settings"]))
+            for label, entry in data["encodings"].items()
+        }
+        self.spec = ImageSpec(int(data["input_width"]), int(data["input_height"]), encodings)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encode, fuse = exportable(trained.network, self.spec.height, self.spec.width)
+        self._encode, self._fuse = encode.to(self._device), fuse.to(self._device)
+
+    @torch.inference_mode()
+    def predict(
+        self, images: npt.NDArray[np.uint8], subsets: Sequence[Subset]
+    ) -> dict[Subset, Output]:
+        used = sorted({m for subset in subsets for m in subset})
+        ids = np.array([int(m) for m in used], np.int64)
+        maps = self._encode(
+            torch.from_numpy(images[ids]).to(self._device), torch.from_numpy(ids).to(self._device)
+        )
+        results = {}
+        for subset in subsets:
+            rows = [used.index(m) for m in subset]
+            labels, confidence = self._fuse(*(level[rows] for level in maps))
+            results[subset] = (labels.cpu().numpy(), confidence.cpu().numpy())
+        return results
+
+
+class MajorityPredictor:
+    """Always the class that covers most of the training split: what any network must beat."""
+
+    classes = CITYSCAPES_19
+    modalities = MODALITIES
+
+    def __init__(self, training_data: StreetData) -> None:
+        counts = np.zeros(256, np.int64)
+        for _, planes in training_data:
+            counts += np.bincount(split_planes(planes)[1].ravel(), minlength=256)
+        counts = counts[: len(self.classes)]
+        self._label = int(counts.argmax())
+        self._confidence = round(255 * counts.max() / counts.sum())
+
+    def predict(
+        self, images: npt.NDArray[np.uint8], subsets: Sequence[Subset]
+    ) -> dict[Subset, Output]:
+        shape = images.shape[1:3]
+        output = (
+            np.full(shape, self._label, np.uint8),
+            np.full(shape, self._confidence, np.uint8),
+        )
+        return dict.fromkeys(subsets, output)
+
+
+class Scores:
+    """Confusion and calibration of each subset under each condition."""
+
+    def __init__(self, classes: ClassSet) -> None:
+        self._classes = classes
+        self._matrices: dict[tuple[Subset, str], ConfusionMatrix] = {}
+        self._calibrations: dict[tuple[Subset, str], Calibration] = {}
+        self._frames: dict[str, int] = {}
+
+    def add(
+        self,
+        frame: StreetFrame,
+        outputs: Mapping[Subset, Output],
+        truth: npt.NDArray[np.uint8],
+    ) -> None:
+        """Count one frame."""
+        conditions = ("all", frame.weather, frame.failure or "no_failure")
+        for condition in conditions:
+            self._frames[condition] = self._frames.get(condition, 0) + 1
+        for subset, (labels, confidence) in outputs.items():
+            matrix = ConfusionMatrix(len(self._classes))
+            matrix.add(labels, truth)
+            for condition in conditions:
+                key = (subset, condition)
+                self._matrices.setdefault(key, ConfusionMatrix(len(self._classes)))
+                self._matrices[key] += matrix
+                self._calibrations.setdefault(key, Calibration()).add(labels, confidence, truth)
+
+    def rows(self, method: str, seed: int, split: str) -> list[Row]:
+        """One row a subset and condition, then the mean over subsets of each condition."""
+        rows = []
+        for condition, frames in self._frames.items():
+            part = []
+            for (subset, name), matrix in self._matrices.items():
+                if name != condition:
+                    continue
+                row: Row = {
+                    "method": method,
+                    "seed": seed,
+                    "split": split,
+                    "subset": subset_name(subset),
+                    "condition": condition,
+                    "miou": round(matrix.miou(), 2),
+                    "miou_absent_zero": round(matrix.miou_absent_zero(), 2),
+                    "pixel_accuracy": round(matrix.pixel_accuracy(), 2),
+                    "ece": round(self._calibrations[subset, name].ece(), 4),
+                    "frames": frames,
+                }
+                if condition == "all":
+                    for class_name, iou in zip(self._classes.names, matrix.iou(), strict=True):
+                        if not np.isnan(iou):
+                            row[f"iou {class_name}"] = round(100 * float(iou), 2)
+                part.append(row)
+            rows += part
+            if len(part) > 1:
+                rows.append(_mean_row(part))
+        return rows
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    mean = {key: rows[0][key] for key in ("method", "seed", "split")}
+    mean |= {"subset": "mean", "condition": rows[0]["condition"]}
+    for key in ("miou", "miou_absent_zero", "pixel_accuracy", "ece"):
+        mean[key] = round(float(np.mean([row[key] for row in rows])), 4 if key == "ece" else 2)
+    mean["frames"] = rows[0]["frames"]
+    return mean
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Two tables: subset by condition (mIoU), and subset by class (IoU), in percent."""
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    subsets = list(dict.fromkeys(row["subset"] for row in rows))
+    by = {(row["subset"], row["condition"]): row for row in rows}
+    lines = [
+        "| sensors | " + " | ".join(conditions) + " | absent = 0 | ECE |",
+        "|---" * (len(conditions) + 3) + "|",
+    ]
+    for subset in subsets:
+        cells = [f"{by[subset, c]['miou']:.1f}" if (subset, c) in by else "" for c in conditions]
+        whole = by[subset, "all"]
+        lines.append(
+            f"| {subset} | {' | '.join(cells)} | {whole['miou_absent_zero']:.1f} | {whole['ece']:.3f} |"
+        )
+    classes = [key.removeprefix("iou ") for key in rows[0] if key.startswith("iou ")]
+    lines += ["", "| sensors | " + " | ".join(classes) + " |", "|---" * (len(classes) + 1) + "|"]
+    for subset in subsets:
+        whole = by[subset, "all"]
+        if subset != "mean":
+            cells = [f"{whole.get(f'iou {name}', float('nan')):.1f}" for name in classes]
+            lines.append(f"| {subset} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def evaluate(predictor: Predictor, data: StreetData, subsets: Sequence[Subset]) -> Scores:
+    """Run a predictor over all frames of a split."""
+    scores = Scores(predictor.classes)
+    for frame, planes in tqdm(data, total=len(data), desc="evaluate", unit="frame"):
+        images, truth = split_planes(np.array(planes))
+        channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        scores.add(frame, predictor.predict(channels_last, subsets), truth)
+    return scores
+
+
+def _arguments(arguments: list[str] | None) -> Namespace:
+    parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, help="folder of an exported model")
+    source.add_argument("--checkpoint", type=Path, help="checkpoint of training/train.py")
+    source.add_argument("--majority", action="store_true", help="the most frequent class, always")
+    parser.add_argument("--data", type=Path, required=True, help="root of the synthetic street")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--engine", default="auto", help="engine of an exported model")
+    parser.add_argument(
+        "--subsets",
+        nargs="+",
+        default=[],
+        help="e.g. camera camera+lidar all; default: all of them",
+    )
+    parser.add_argument("--method", help="name of the method in the rows")
+    parser.add_argument("--seed", type=int, default=0, help="seed named in the rows")
+    parser.add_argument("--output", type=Path, help="result file to write the rows to")
+    parser.add_argument("--notes", default="", help="notes of the result file")
+    parser.add_argument("--workers", type=int, default=2, help="processes that build images")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Entry point; ``arguments`` default to those of the command line. Returns the rows."""
+    options = _arguments(arguments)
+    predictor: Predictor
+    spec = ImageSpec()
+    if options.majority:
+        predictor = MajorityPredictor(StreetData(options.data, "train", spec, options.workers))
+    elif options.model:
+        predictor = EnginePredictor(options.model, options.engine)
+        spec = predictor.spec
+    else:
+        predictor = TorchPredictor(load_trained(options.checkpoint))
+        spec = predictor.spec
+    chosen = [parse_subset(name) for name in options.subsets] or all_subsets(predictor.modalities)
+    data = StreetData(options.data, options.split, spec, options.workers)
+    scores = evaluate(predictor, data, chosen)
+    default = "majority" if options.majority else str(options.model or options.checkpoint)
+    rows = scores.rows(options.method or default, options.seed, options.split)
+    print(markdown(rows))
+    if options.output:
+        given = sys.argv[1:] if arguments is None else arguments
+        command = "python training/evaluate.py " + shlex.join(given)
+        write_results(options.output, rows, command, options.notes, ROW_KEYS)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Result files: ``docs/results/<topic>.json`` with the command, commit and machine behind the rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Row = dict[str, Any]
+
+
+def machine() -> str:
+    """Processor and accelerator of this machine, in words."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    text = f"{name}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        text += f", {torch.cuda.get_device_name()}"
+    return text
+
+
+def commit() -> str:
+    """The repository's commit, or ``unknown`` outside of a clone."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def merge_rows(old: Sequence[Row], new: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """Rows of ``old`` that agree with no new row in ``keys``, then the new ones."""
+    replaced = {tuple(row.get(k) for k in keys) for row in new}
+    kept = [row for row in old if tuple(row.get(k) for k in keys) not in replaced]
+    return [*kept, *new]
+
+
+def write_results(
+    path: Path, rows: Sequence[Row], command: str, notes: str, keys: Sequence[str]
+) -> None:
+    """Write rows to a result file; rows already there stay unless a new one has the same ``keys``."""
+    old: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    commands = [c for c in old.get("command", "").split(" && ") if c and c != command]
+    document = {
+        "command": " && ".join([*commands, command]),
+        "commit": commit(),
+        "machine": machine(),
+        "notes": notes or old.get("notes", ""),
+        "rows": merge_rows(old.get("rows", []), rows, keys),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps({k: v for k, v in document.items() if k != "rows"}, indent=2)
+    body = ",\n".join("    " + json.dumps(row) for row in document["rows"])
+    path.write_text(head[:-2] + ',\n  "rows": [\n' + body + "\n  ]\n}\n")
