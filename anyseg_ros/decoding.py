@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rosbags.image.image import ImageError, convert_color
 
 from anyseg_ros.modalities.errors import ModalityError
+from anyseg_ros.modalities.evt3 import Evt3Decoder
 from anyseg_ros.modalities.geometry import DISTORTION_LENGTHS, CameraModel
 from anyseg_ros.modalities.image import SensorData
 from anyseg_ros.modalities.projection import camera_for_image
@@ -31,28 +31,29 @@ MAX_POINTS = 1 << 25
 
 _NS = 1_000_000_000
 
-# encoding: (bytes a channel, channels)
-_COLOR_ENCODINGS: dict[str, tuple[int, int]] = {
-    "rgb8": (1, 3),
-    "bgr8": (1, 3),
-    "rgba8": (1, 4),
-    "bgra8": (1, 4),
-    "mono8": (1, 1),
-    "rgb16": (2, 3),
-    "bgr16": (2, 3),
-    "rgba16": (2, 4),
-    "bgra16": (2, 4),
-    "mono16": (2, 1),
-    "bayer_rggb8": (1, 1),
-    "bayer_bggr8": (1, 1),
-    "bayer_gbrg8": (1, 1),
-    "bayer_grbg8": (1, 1),
-    "bayer_rggb16": (2, 1),
-    "bayer_bggr16": (2, 1),
-    "bayer_gbrg16": (2, 1),
-    "bayer_grbg16": (2, 1),
-    "yuv422": (1, 2),
-    "yuv422_yuy2": (1, 2),
+# encoding: (bytes a channel, channels, OpenCV's conversion to RGB). OpenCV names Bayer patterns by the
+# second row, ROS by the first.
+_BAYER = {
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
+}
+_COLOR_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "rgb8": (1, 3, None),
+    "bgr8": (1, 3, cv2.COLOR_BGR2RGB),
+    "rgba8": (1, 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (1, 4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "rgb16": (2, 3, None),
+    "bgr16": (2, 3, cv2.COLOR_BGR2RGB),
+    "rgba16": (2, 4, cv2.COLOR_RGBA2RGB),
+    "bgra16": (2, 4, cv2.COLOR_BGRA2RGB),
+    "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
+    **{f"bayer_{pattern}8": (1, 1, code) for pattern, code in _BAYER.items()},
+    **{f"bayer_{pattern}16": (2, 1, code) for pattern, code in _BAYER.items()},
+    "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
 }
 _DEPTH_ENCODINGS: dict[str, str] = {"16UC1": "<u2", "mono16": "<u2", "32FC1": "<f4"}
 
@@ -123,15 +124,14 @@ def _plain_view(message: Any, dtype: str, channels: int) -> ImageArray:
     return np.ndarray(shape, wire, buffer=memoryview(message.data), strides=strides)
 
 
-def _to_rgb8(pixels: ImageArray, encoding: str) -> npt.NDArray[np.uint8]:
-    """RGB of [H, W, C] in an encoding; 16 bit is scaled and rounded, as ``cv_bridge`` does."""
-    tight = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    if tight.shape[2] == 1:
-        tight = tight[..., 0]
-    if tight.dtype == np.uint8:
-        return np.asarray(convert_color(tight, encoding, "rgb8"), np.uint8)
-    wide = convert_color(tight, encoding, "rgb16")
-    return np.rint(wide * np.float32(255.0 / 65535.0)).astype(np.uint8)
+def _to_rgb8(pixels: ImageArray, conversion: int | None) -> npt.NDArray[np.uint8]:
+    """RGB of [H, W, C]; 16 bit is scaled and rounded, as ``cv_bridge`` does."""
+    rgb: ImageArray = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    if conversion is not None:
+        rgb = cv2.cvtColor(rgb, conversion)
+    if rgb.dtype == np.uint8:
+        return rgb
+    return np.rint(rgb * np.float32(255.0 / 65535.0)).astype(np.uint8)
 
 
 def decode_image(message: Any) -> CameraFrame:
@@ -144,11 +144,9 @@ def decode_image(message: Any) -> CameraFrame:
         raise MessageError(
             "encoding", repr(message.encoding), f"one of {', '.join(_COLOR_ENCODINGS)}"
         )
-    size, channels = _COLOR_ENCODINGS[message.encoding]
+    size, channels, conversion = _COLOR_ENCODINGS[message.encoding]
     _check_image(message, size * channels)
     pixels = _plain_view(message, f"<u{size}", channels)
-    if message.encoding == "rgb8":
-        return CameraFrame(np.ascontiguousarray(pixels))
     needs_pairs = message.encoding.startswith(("yuv422", "bayer"))
     if needs_pairs and (message.width < 2 or message.width % 2 or message.height < 2):
         raise MessageError(
@@ -157,8 +155,8 @@ def decode_image(message: Any) -> CameraFrame:
             f"an even width and at least 2 x 2 for {message.encoding}",
         )
     try:
-        image = _to_rgb8(pixels, message.encoding)
-    except (ImageError, cv2.error) as error:
+        image = _to_rgb8(pixels, conversion)
+    except cv2.error as error:
         raise MessageError("encoding", repr(message.encoding), f"a picture: {error}") from None
     return CameraFrame(image)
 
@@ -488,6 +486,87 @@ def decode_event_cloud(message: Any) -> EventPacket:
         (columns["p"] > 0).astype(np.uint8),
         times,
     )
+
+
+class EventPacketDecoder:
+    """``event_camera_msgs/EventPacket`` (encodings ``evt3`` and ``mono``) of one sensor to events.
+
+    Packets must come in the order they were sent: an EVT3 stream carries its state across them.
+
+    EVT3 dates events by the sensor's clock and the header by the host's, at the packet's arrival, which
+    jitters by milliseconds. The sensor's clock is taken as steady; its distance to the host's is the
+    least that a packet has shown, let rise slowly so that drifting clocks stay together.
+    """
+
+    _DRIFT = 1e-4
+    _JUMP_NS = _NS
+    """A clock that is this far from where it should be has been set anew."""
+
+    def __init__(self) -> None:
+        self._evt3 = Evt3Decoder()
+        self._offset_ns: int | None = None
+        self._last_ns = 0
+
+    def __call__(self, message: Any) -> EventPacket:
+        """Decode one packet.
+
+        Raises:
+            MessageError: for another encoding, or data whose length does not fit it.
+        """
+        decoders = {"evt3": self._decode_evt3, "mono": self._decode_mono}
+        if message.encoding not in decoders:
+            raise MessageError("encoding", repr(message.encoding), " or ".join(decoders))
+        if message.width < 1 or message.height < 1:
+            raise MessageError(
+                "width, height", f"{message.width} x {message.height}", "the size of the sensor"
+            )
+        x, y, polarity, times = decoders[message.encoding](message, stamp_ns(message.header.stamp))
+        inside = (x < message.width) & (y < message.height)
+        if not inside.all():
+            if np.count_nonzero(inside) * 2 < len(inside):
+                raise MessageError(
+                    "events",
+                    f"mostly outside the sensor (up to {x.max()}, {y.max()})",
+                    f"inside {message.width} x {message.height}",
+                )
+            x, y, polarity, times = x[inside], y[inside], polarity[inside], times[inside]
+        if len(times) > 1 and (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+            x, y, polarity, times = x[order], y[order], polarity[order], times[order]
+        return EventPacket(x, y, polarity, times)
+
+    def _decode_evt3(self, message: Any, header_ns: int) -> tuple[ImageArray, ...]:
+        data = _bytes_of_events(message, 2)
+        events = self._evt3.decode(data.view(">u2" if message.is_bigendian else "<u2"))
+        if not len(events.time_us):
+            return events.x, events.y, events.polarity, events.time_us
+        first_ns = int(events.time_us[0]) * 1000
+        apart = header_ns - first_ns
+        if self._offset_ns is None or abs(apart - self._offset_ns) > self._JUMP_NS:
+            self._offset_ns = apart
+        else:
+            risen = self._offset_ns + round(max(first_ns - self._last_ns, 0) * self._DRIFT)
+            self._offset_ns = min(risen, apart)
+        self._last_ns = first_ns
+        times = events.time_us * 1000 + self._offset_ns
+        return events.x, events.y, events.polarity, times
+
+    def _decode_mono(self, message: Any, header_ns: int) -> tuple[ImageArray, ...]:
+        data = _bytes_of_events(message, 8)
+        words = data.view(">u8" if message.is_bigendian else "<u8").astype(np.uint64)
+        return (
+            ((words >> np.uint64(32)) & np.uint64(0xFFFF)).astype(np.uint16),
+            ((words >> np.uint64(48)) & np.uint64(0x7FFF)).astype(np.uint16),
+            (words >> np.uint64(63)).astype(np.uint8),
+            (words & np.uint64(0xFFFFFFFF)).astype(np.int64) + header_ns,
+        )
+
+
+def _bytes_of_events(message: Any, size: int) -> npt.NDArray[np.uint8]:
+    data = np.frombuffer(memoryview(message.events), np.uint8)
+    if len(data) % size:
+        raise MessageError("events", f"{len(data)} bytes long", f"a multiple of {size}")
+    return data
 
 
 def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
