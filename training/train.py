@@ -58,7 +58,7 @@ class TrainingCLI(LightningCLI):
         kwargs["callbacks"] = [*given, checkpoints, LearningRateMonitor("step")]
         kwargs["default_root_dir"] = str(folder)
         kwargs["logger"] = [
-            CSVLogger(str(folder), name="", version="log"),
+            CSVLogger(str(folder), name="log"),  # a version each time it is resumed
             TensorBoardLogger(str(folder), name="", version="tensorboard"),
         ]
         return super().instantiate_trainer(**kwargs)

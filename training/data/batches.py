@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -128,18 +128,21 @@ class StepBatches(Dataset[Batch]):
 
 
 class StepSampler(Sampler[int]):
-    """The steps of one epoch; an epoch is a fixed number of steps, whatever the size of the data."""
+    """The steps of one epoch; an epoch is a fixed number of steps, whatever the size of the data.
 
-    def __init__(self, steps: int) -> None:
+    Args:
+        steps: length of an epoch.
+        next_step: gives the number of steps done so far, asked when an epoch begins. The trainer's own count
+            of epochs will not do: it is off by one after a resume from a checkpoint made in validation.
+    """
+
+    def __init__(self, steps: int, next_step: Callable[[], int]) -> None:
         self._steps = steps
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, after a resume too."""
-        self._epoch = epoch
+        self._next_step = next_step
 
     def __iter__(self) -> Iterator[int]:
-        yield from range(self._epoch * self._steps, (self._epoch + 1) * self._steps)
+        first = self._next_step()
+        yield from range(first, first + self._steps)
 
     def __len__(self) -> int:
         return self._steps
@@ -253,7 +256,9 @@ class StreetDataModule(lightning.LightningDataModule):
         return DataLoader(
             batches,
             batch_size=None,
-            sampler=StepSampler(self.loader.steps_per_epoch),
+            sampler=StepSampler(
+                self.loader.steps_per_epoch, lambda: trainer.global_step if trainer else 0
+            ),
             num_workers=self.loader.workers,
             persistent_workers=self.loader.workers > 0,
         )

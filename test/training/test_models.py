@@ -1,0 +1,205 @@
+"""The network is the specification's: sizes, parity with transformers, fusion, folding."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from training.models.encoder import MIT_SIZES, MixTransformer
+from training.models.fusion import mean_over_present
+from training.models.graphs import EncodeGraph, FoldedHead, exportable
+from training.models.head import MlpHead, resize_tokens
+from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def small_network(**changes) -> AnymodalSegmentor:
+    torch.manual_seed(0)
+    network = AnymodalSegmentor(SegmentorConfig(head_width=32, **changes)).eval()
+    randomize_norms(network)
+    return network
+
+
+def randomize_norms(module: nn.Module) -> None:
+    """Give every norm and bias a random value, so that none can hide by being 0 or 1."""
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm | nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.5, 0.5)
+            part.running_var.uniform_(0.5, 2.0)
+        if isinstance(part, nn.Linear):
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+
+
+def test_mit_b0_has_the_parameters_of_the_reference():
+    assert parameters(MixTransformer("mit_b0")) == 3_319_392
+    assert parameters(MlpHead(MIT_SIZES["mit_b0"].channels, 19, 768)) == 2_771_731
+
+
+def test_unknown_encoder_is_named():
+    with pytest.raises(ValueError, match=r"mit_b9.*mit_b0"):
+        MixTransformer("mit_b9")
+
+
+def transformers_twin(network: AnymodalSegmentor) -> SegformerForSemanticSegmentation:
+    """transformers' SegFormer with the weights of ours, and the eps that its own code ignores."""
+    shape = MIT_SIZES[network.config.encoder]
+    twin = SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=list(shape.channels),
+            depths=list(shape.depths),
+            decoder_hidden_size=network.config.head_width,
+            num_labels=network.config.classes,
+            drop_path_rate=0.0,
+        )
+    ).eval()
+    weights = {}
+    for name, value in network.state_dict().items():
+        if name in ("mean", "std"):
+            continue
+        for ours, theirs in (
+            ("encoder.stages", "segformer.stages"),
+            ("patch_embed.norm", "patch_embeddings.layer_norm"),
+            ("patch_embed.proj", "patch_embeddings.proj"),
+            ("attention.reduce", "attention.sequence_reduction.sequence_reduction"),
+            ("attention.norm", "attention.sequence_reduction.layer_norm"),
+            ("attention.q.", "attention.q_proj."),
+            ("attention.proj", "attention.o_proj"),
+            ("norm1", "layernorm_before"),
+            ("norm2", "layernorm_after"),
+            ("mlp.depthwise", "mlp.dwconv.dwconv"),
+            ("head.projections", "decode_head.linear_projections"),
+            ("head.fuse", "decode_head.linear_fuse"),
+            ("head.norm", "decode_head.batch_norm"),
+            ("head.classifier", "decode_head.classifier"),
+        ):
+            name = name.replace(ours, theirs)
+        if "linear_projections" in name:
+            stem, kind = name.rsplit(".", 1)
+            name = f"{stem}.proj.{kind}"
+        if name.startswith("segformer") and name.split(".")[3] == "norm":
+            name = name.replace(".norm.", ".layer_norm.")
+        if "attention.kv." in name:
+            for part, half in zip(("k_proj", "v_proj"), value.chunk(2), strict=True):
+                weights[name.replace("kv", part)] = half
+        else:
+            weights[name] = value
+    twin.load_state_dict(weights, strict=True)
+    for stage in twin.segformer.stages:
+        stage.layer_norm.eps = 1e-6
+        for block in stage.blocks:
+            block.layernorm_before.eps = block.layernorm_after.eps = 1e-6
+    return twin
+
+
+@torch.no_grad()
+def test_one_modality_equals_transformers_segformer():
+    network = small_network()
+    twin = transformers_twin(network)
+    images = torch.randint(0, 256, (2, 3, 64, 96))
+    ids = torch.tensor([0, 2])
+    ours = network(images, ids, torch.arange(2), 2)
+    theirs = twin(network.normalize(images, ids)).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_scatter_mean_equals_a_loop_over_samples():
+    network = small_network()
+    subsets = [[0], [0, 1, 2, 3], [2, 3], [1, 3, 0]]
+    images = torch.randint(0, 256, (4, 4, 3, 64, 64))
+    ids = torch.tensor([m for subset in subsets for m in subset])
+    index = torch.tensor([s for s, subset in enumerate(subsets) for _ in subset])
+    together = network(images[index, ids], ids, index, 4)
+    for sample, subset in enumerate(subsets):
+        part = torch.tensor(subset)
+        maps = network.encode(images[sample, part], part)
+        alone = network.head([level.mean(0, keepdim=True) for level in maps])
+        torch.testing.assert_close(together[sample : sample + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_order_of_modalities_is_irrelevant():
+    network = small_network()
+    images = torch.randint(0, 256, (4, 3, 64, 64))
+    ids = torch.arange(4)
+    order = torch.tensor([2, 0, 3, 1])
+    index = torch.zeros(4, dtype=torch.long)
+    torch.testing.assert_close(
+        network(images, ids, index, 1), network(images[order], ids[order], index, 1)
+    )
+
+
+def test_mean_gradient_reaches_each_map_by_its_share():
+    features = torch.randn(3, 2, 4, 4, requires_grad=True)
+    mean_over_present(features, torch.tensor([0, 1, 1]), 2).sum().backward()
+    assert features.grad is not None
+    assert features.grad[:, 0, 0, 0].tolist() == [1.0, 0.5, 0.5]
+
+
+def test_cheap_head_equals_the_papers_in_value_and_gradient():
+    torch.manual_seed(0)
+    head = MlpHead((8, 16, 24, 32), 5, 16, dropout=0.0)
+    randomize_norms(head)
+    maps = [torch.randn(2, c, 32 >> i, 48 >> i) for i, c in enumerate((8, 16, 24, 32))]
+    cheap = head.train()(maps)
+    target = torch.randn_like(cheap)
+    gradients = torch.autograd.grad((cheap * target).sum(), list(head.parameters()))
+    written = head.forward_as_written(maps)
+    expected = torch.autograd.grad((written * target).sum(), list(head.parameters()))
+    torch.testing.assert_close(cheap, written, atol=1e-5, rtol=1e-4)
+    for got, want in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, want, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("width", [32, 256, 768])
+@torch.no_grad()
+def test_folded_head_equals_the_head(width):
+    torch.manual_seed(0)
+    channels = MIT_SIZES["mit_b0"].channels
+    head = MlpHead(channels, 19, width).eval()
+    randomize_norms(head)
+    maps = [torch.randn(1, c, 32 >> i, 64 >> i) for i, c in enumerate(channels)]
+    expected = head.forward_as_written(maps)
+    scale = float(expected.abs().max())
+    assert float((FoldedHead(head)(maps) - expected).abs().max()) < 1e-5 * max(scale, 1.0)
+
+
+def test_resizing_as_matrix_products_is_bilinear():
+    x = torch.randn(2, 5, 7, 3)
+    expected = nn.functional.interpolate(
+        x.permute(0, 3, 1, 2), size=(20, 21), mode="bilinear", align_corners=False
+    ).permute(0, 2, 3, 1)
+    torch.testing.assert_close(resize_tokens(x, 20, 21), expected, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_graphs_equal_the_network():
+    network = small_network()
+    images = torch.randint(0, 256, (3, 64, 96, 3), dtype=torch.uint8)
+    ids = torch.tensor([3, 0, 1])
+    logits = network(images.permute(0, 3, 1, 2), ids, torch.zeros(3, dtype=torch.long), 1)
+    probability = full_size(logits, 64, 96)[0].softmax(-1)
+    encode, fuse = exportable(network, 64, 96)
+    assert isinstance(encode, EncodeGraph)
+    labels, confidence = fuse(*encode(images, ids))
+    assert labels.dtype == confidence.dtype == torch.uint8
+    agreement = (labels == probability.argmax(-1)).float().mean()
+    assert agreement > 0.999
+    np.testing.assert_allclose(confidence, 255 * probability.amax(-1), atol=1.0)
+
+
+def test_an_empty_image_has_finite_gradients():
+    # No events, no LiDAR return: all zeros. With zero biases the norms' gradients multiply to infinity.
+    torch.manual_seed(0)
+    network = AnymodalSegmentor(SegmentorConfig(head_width=32))
+    images = torch.zeros(2, 3, 64, 64)
+    network(images, torch.tensor([2, 3]), torch.tensor([0, 1]), 2).square().mean().backward()
+    norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).max()
+    assert float(norm) < 1e3

@@ -1,0 +1,157 @@
+"""A run from the command line: it learns, resumes to the same weights, exports, evaluates."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from street_on_disk import HEIGHT, WIDTH, write_street
+
+from anyseg_ros.engine import load_engine
+from anyseg_ros.modality import all_subsets, subset_name
+from training import evaluate, export, train
+from training.methods.schedule import OptimizerConfig, rate_factor
+from training.models.checkpoint import CheckpointError, load_trained
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = OptimizerConfig(warmup_steps=10, warmup_start=0.1, power=0.9)
+    factors = [rate_factor(step, 100, config) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[5] == pytest.approx(0.55 * 0.95**0.9)
+    assert factors[50] == pytest.approx(0.5**0.9)
+    assert factors[100] == 0.0
+    assert max(factors) == factors[10]
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    return write_street(tmp_path_factory.mktemp("street"))
+
+
+@pytest.fixture(scope="module")
+def config(street, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    document = {
+        "threads": 1,
+        "model": {
+            "class_path": "training.methods.supervised.Supervised",
+            "init_args": {"network": {"head_width": 32}, "optimizer": {"warmup_steps": 2}},
+        },
+        "data": {
+            "class_path": "training.data.batches.StreetDataModule",
+            "init_args": {
+                "root": str(street),
+                "height": HEIGHT,
+                "width": WIDTH,
+                "augment": {"crop_height": 32, "crop_width": 64},
+                "loader": {"batch_size": 4, "steps_per_epoch": 3, "build_workers": 0},
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 6,
+            "max_epochs": -1,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+            "enable_progress_bar": False,
+            "use_distributed_sampler": False,
+        },
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def fit(config, runs, *more):
+    train.main(["fit", "--config", str(config), "--runs", str(runs), "--name", "tiny", *more])
+    return runs / "tiny" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(config, tmp_path_factory):
+    return fit(config, tmp_path_factory.mktemp("runs"))
+
+
+class KilledError(Exception):
+    """Stands for the end of a process in the middle of a run."""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(config, checkpoint, tmp_path, monkeypatch):
+    from training.methods.supervised import Supervised
+
+    whole_step = Supervised.training_step
+
+    def step_or_die(self, batch, batch_idx):
+        if self.global_step == 4:  # one step after the checkpoint of the first epoch
+            raise KilledError
+        return whole_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Supervised, "training_step", step_or_die)
+    with pytest.raises(KilledError):
+        fit(config, tmp_path)
+    monkeypatch.undo()
+    resumed = torch.load(fit(config, tmp_path), weights_only=True)
+    straight = torch.load(checkpoint, weights_only=True)
+    assert resumed["global_step"] == straight["global_step"] == 6
+    for name, value in straight["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
+
+
+def test_a_run_leaves_logs_configuration_and_checkpoints(checkpoint):
+    run = checkpoint.parents[1]
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    rows = (run / "log" / "version_0" / "metrics.csv").read_text()
+    assert "train/loss" in rows and "val/miou/camera+depth+event+lidar" in rows
+    assert list((run / "tensorboard").glob("events*"))
+    assert (
+        yaml.safe_load((run / "log" / "version_0" / "config.yaml").read_text())["trainer"][
+            "max_steps"
+        ]
+        == 6
+    )
+
+
+def test_foreign_checkpoints_are_refused(tmp_path, checkpoint):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_trained(tmp_path / "none.ckpt")
+    other = tmp_path / "other.ckpt"
+    torch.save({"weights": 1}, other)
+    with pytest.raises(CheckpointError, match=r"other.ckpt is no checkpoint of"):
+        load_trained(other)
+    stored = torch.load(checkpoint, weights_only=True)
+    del stored["state_dict"]["network.head.fuse.weight"]
+    torch.save(stored, other)
+    with pytest.raises(CheckpointError, match=r"head\.fuse\.weight"):
+        load_trained(other)
+
+
+def test_export_runs_in_the_engine_and_evaluates_alike(checkpoint, street, tmp_path, capsys):
+    folder = tmp_path / "tiny_model"
+    export.main([str(checkpoint), str(folder)])
+    engine = load_engine(folder, "onnxruntime", 1)
+    card = engine.card
+    assert card.synthetic_only and card.provenance["steps"] == 6
+    assert (card.input_width, card.input_height, len(card.classes)) == (WIDTH, HEIGHT, 19)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
+    for count in range(1, 5):
+        output = engine.segment(images[:count], np.arange(count))
+        assert output.labels.shape == output.confidence.shape == (HEIGHT, WIDTH)
+    engine.close()
+
+    common = ["--data", str(street), "--workers", "0", "--output", str(tmp_path / "rows.json")]
+    from_model = evaluate.main(["--model", str(folder), "--method", "m", *common])
+    from_torch = evaluate.main(["--checkpoint", str(checkpoint), "--method", "t", *common])
+    majority = evaluate.main(["--majority", *common])
+    names = [subset_name(s) for s in all_subsets()]
+    assert [row["subset"] for row in from_model if row["condition"] == "all"] == [*names, "mean"]
+    assert {row["condition"] for row in from_model} == {
+        *("all", "clear", "fog", "no_failure", "motion_blur")
+    }
+    for left, right in zip(from_model, from_torch, strict=True):
+        assert left["miou"] == pytest.approx(right["miou"], abs=0.2)
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert len(written["rows"]) == len(from_model) + len(from_torch) + len(majority)
+    assert written["command"].count("training/evaluate.py") == 3
+    assert "| camera+depth+event+lidar |" in capsys.readouterr().out
