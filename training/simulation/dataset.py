@@ -16,6 +16,7 @@ The anchor's stamp is the camera's; each other sensor has a stamp, and a view, o
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import zipfile
@@ -34,7 +35,7 @@ from anyseg_ros.modalities.calibration import save_calibration
 from anyseg_ros.modality import MODALITIES, Modality
 from training.simulation.drive import Drive
 from training.simulation.failures import FAILURES
-from training.simulation.rig import street_rig
+from training.simulation.rig import draw_rig
 from training.simulation.street import StreetPlan
 from training.simulation.weather import WEATHER_NAMES, draw_weather
 
@@ -170,7 +171,7 @@ def _render_drive(job: _Job) -> int:
     for name in (*(m.label for m in MODALITIES), "label"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     epoch_ns = EPOCH_NS + (SPLITS.index(job.split) * 100_000 + job.index) * DRIVE_GAP_NS
-    rig = street_rig()
+    rig = draw_rig(np.random.default_rng([*key, 97]))
     save_calibration(rig.calibration(), folder / "calibration.yaml")
     with Drive(key, plan, rig) as drive:
         records = [
@@ -185,6 +186,9 @@ def _render_drive(job: _Job) -> int:
             "weather_constants": {
                 k: list(v) if isinstance(v, tuple) else v for k, v in asdict(plan.weather).items()
             },
+            "lidar": asdict(rig.lidar),
+            "disparity_steps": rig.disparity_steps,
+            "event_limit_hz": None if math.isinf(rig.event_limit_hz) else rig.event_limit_hz,
             "failures": sorted({r["failure"] for r in records if r["failure"]}),
             "layout": drive.street.layout,
             "turn_rad": round(drive.street.turn_rad, 4),

@@ -1,7 +1,7 @@
 """The depth camera: a stereo pair that measures disparity.
 
-``d = F / z`` with ``F`` = :data:`FOCAL_BASELINE` in pixel-metres; measured as ``d' = d + n`` rounded to
-1/:data:`SUBPIXELS` pixel, with smooth noise ``n`` of ``s`` = :data:`DISPARITY_SIGMA` pixels. Weather
+``d = F / z`` with ``F`` = :data:`FOCAL_BASELINE` in pixel-metres; measured as ``d' = d + n`` rounded to a
+step of the rig (1/16 pixel or more), with smooth noise ``n`` of ``s`` = :data:`DISPARITY_SIGMA` pixels. Weather
 multiplies ``s`` by its factor and by ``1 / T``, with the transmission ``T = exp(-beta z)``: contrast,
 which the match lives on, falls with it. Invalid (0) are: what lies beyond :data:`RANGE_M`; what the
 second lens cannot see; where ``T`` is under :data:`LEAST_CONTRAST`; the share that drops and darkness
@@ -19,7 +19,6 @@ from training.simulation.weather import Weather
 FOCAL_BASELINE = 200.0
 BASELINE_SHIFT = 20.0
 """Pixel-metres of the shift between both lenses at the resolution of the depth picture."""
-SUBPIXELS = 16
 DISPARITY_SIGMA = 0.08
 RANGE_M = 70.0
 LEAST_CONTRAST = 0.09
@@ -36,13 +35,14 @@ def _smooth_noise(
 
 
 def measure(
-    depth_m: npt.NDArray[np.float32], weather: Weather, rng: np.random.Generator
+    depth_m: npt.NDArray[np.float32], weather: Weather, steps: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint16]:
     """Measured depth.
 
     Args:
         depth_m: exact z-depth float32[H, W], inf for sky.
         weather: what is in the air.
+        steps: disparity steps a pixel.
         rng: source of the noise.
 
     Returns:
@@ -54,7 +54,7 @@ def measure(
     transmission = np.exp(-weather.extinction_per_m * depth)
     sigma = DISPARITY_SIGMA * weather.stereo_noise / np.maximum(transmission, LEAST_CONTRAST)
     disparity = FOCAL_BASELINE / depth + sigma * _smooth_noise(rng, shape, 3)
-    disparity = np.rint(disparity * SUBPIXELS) / SUBPIXELS
+    disparity = np.rint(disparity * steps) / steps
     # A pixel is hidden from the second lens when a nearer one to its right lands left of it there.
     landing = np.arange(shape[1], dtype=np.float32) - BASELINE_SHIFT / depth
     nearest = np.minimum.accumulate(landing[:, ::-1], axis=1)[:, ::-1]

@@ -97,7 +97,8 @@ class Drive:
         """Picture of the depth camera at ``t``, uint16[H, W] in millimetres, 0 invalid."""
         self.renderer.pose(t)
         _, exact = self.renderer.labels_and_depth(Modality.DEPTH)
-        return depth_sensor.measure(exact, self.weather, self._rng(NOISE, Modality.DEPTH, t))
+        rng = self._rng(NOISE, Modality.DEPTH, t)
+        return depth_sensor.measure(exact, self.weather, self.rig.disparity_steps, rng)
 
     def lidar(self, t: float, failure: str | None = None) -> LidarScan:
         """Scan at ``t``."""
@@ -111,7 +112,8 @@ class Drive:
         failures.check_failure(failure)
         camera = self.rig.cameras[Modality.EVENT]
         pixels = np.random.default_rng([*self.key, PIXELS])
-        return EventSensor(camera.width, camera.height, self.weather, failure, pixels)
+        limit_hz = self.rig.event_limit_hz
+        return EventSensor(camera.width, camera.height, self.weather, failure, pixels, limit_hz)
 
     def watch(self, sensor: EventSensor, t: float, stamp_ns: int) -> EventPacket:
         """Show an event camera the street at ``t``; returns the events since it last looked."""

@@ -5,7 +5,8 @@ them; whenever it crosses ``ref + k theta`` (or ``ref - k theta``), an event is 
 and ``ref`` moves there. ``theta`` varies by :data:`THRESHOLD_SPREAD` from pixel to pixel and stays with
 the sensor. In the dark the photoreceptor is slow: ``l`` passes a first-order low-pass with the weather's
 cut-off. Noise events of random polarity come at the weather's rate. A pixel gives at most
-:data:`MOST_A_STEP` events between two sub-frames (refractory limit).
+:data:`MOST_A_STEP` events between two sub-frames (refractory limit). Event rate control: of ``n`` events
+between two sub-frames a sensor with a limited rate keeps a random share ``min(1, limit dt / n)``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class EventSensor:
         weather: Weather,
         failure: str | None,
         pixel_rng: np.random.Generator,
-        threshold: float = THRESHOLD,
+        limit_hz: float = math.inf,
     ) -> None:
         """A sensor that has seen nothing yet.
 
@@ -48,14 +49,15 @@ class EventSensor:
             weather: sets noise and bandwidth.
             failure: only ``"event_low_resolution"`` matters here.
             pixel_rng: draws the pixels' thresholds, the same for the same sensor.
-            threshold: mean contrast threshold in log luminance.
+            limit_hz: rate above which it drops events.
         """
         self._block = failures.EVENT_BLOCK if failure == "event_low_resolution" else 1
         self._weather = weather
+        self._limit_hz = limit_hz
         self._shape = (height // self._block, width // self._block)
         spread = 1 + THRESHOLD_SPREAD * pixel_rng.standard_normal((height, width))
         spread = spread.astype(np.float32)[: self._shape[0], : self._shape[1]]
-        self._threshold = np.float32(threshold) * np.clip(spread, 0.5, 1.5)
+        self._threshold = np.float32(THRESHOLD) * np.clip(spread, 0.5, 1.5)
         self._reference: npt.NDArray[np.float32] | None = None
         self._last: npt.NDArray[np.float32] | None = None
         self._last_ns = 0
@@ -111,6 +113,9 @@ class EventSensor:
         stamps = self._last_ns + np.rint(fraction * step_ns).astype(np.int64)
         self._last, self._last_ns = value, stamp_ns
         by_time = np.argsort(stamps, kind="stable")
+        most = self._limit_hz * step_ns * 1e-9
+        if len(by_time) > most:
+            by_time = by_time[rng.random(len(by_time)) < most / len(by_time)]
         centre = self._block // 2
         return _packet(
             (c * self._block + centre)[by_time],

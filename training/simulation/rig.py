@@ -6,7 +6,7 @@ The vehicle's frame ``base_link`` lies on the ground below the rear axle: x forw
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import mujoco
@@ -69,6 +69,10 @@ class Rig:
     cameras: dict[Modality, CameraModel]
     base_from_sensor: dict[Modality, RigidTransform]
     lidar: LidarLayout
+    disparity_steps: int = 16
+    """Steps a pixel in which the depth camera measures disparity."""
+    event_limit_hz: float = math.inf
+    """Rate above which the event camera drops events at random (event rate control)."""
 
     def calibration(self) -> RigCalibration:
         """The calibration file of the rig; the RGB camera is the segmentation grid."""
@@ -101,8 +105,22 @@ class Rig:
             )
 
 
+def draw_rig(rng: np.random.Generator) -> Rig:
+    """The rig with sensors of varied quality: no two fleets buy the same LiDAR."""
+    lidar = LidarLayout(
+        beams=int(rng.choice((24, 32, 36))), azimuth_step_deg=float(rng.choice((0.4, 0.6, 0.8)))
+    )
+    limit = math.inf if rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(6e4), np.log(8e5))))
+    return replace(
+        street_rig(),
+        lidar=lidar,
+        disparity_steps=int(rng.choice((4, 8, 16))),
+        event_limit_hz=limit,
+    )
+
+
 def street_rig() -> Rig:
-    """The rig of the synthetic street."""
+    """The rig of the synthetic street with its best sensors."""
     return Rig(
         cameras={
             Modality.CAMERA: CameraModel.from_fov(512, 256, 86.0),
