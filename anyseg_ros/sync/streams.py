@@ -35,6 +35,8 @@ CONFIRMATIONS = 3
 """Messages that must agree before a change of a stream's time is believed, either way."""
 MIN_SAMPLES = 4
 """Delays needed before they count as knowledge."""
+LATENESS_SAMPLES = 8
+"""Messages needed before a stream's usual lateness counts as known."""
 WINDOW = 32
 """Delays and intervals remembered."""
 RATE_HORIZON_NS = to_ns(5.0)
@@ -182,6 +184,7 @@ class Stream:
 
     def _forget_delays(self) -> None:
         self._delays: deque[int] = deque(maxlen=WINDOW)
+        self._lateness: deque[int] = deque(maxlen=WINDOW)
         self._late_bound: tuple[int, int] | None = None
 
     # --- liveness, on receipt time ------------------------------------------------------------
@@ -360,12 +363,18 @@ class Stream:
             # After an outage the sensor, the network or the replay may be another.
             self._forget_delays()
         self.accepted_ns = now_ns
-        if self.newest_ns is None or stamp_ns > self.newest_ns:
-            if self.newest_ns is not None:
-                self._intervals.append(stamp_ns - self.newest_ns)
+        if self.newest_ns is None:
+            self.newest_ns = stamp_ns
+        elif stamp_ns > self.newest_ns:
+            # Lateness counts from the stamp that was to be expected: a stamp that jitters later
+            # than that must be awaited for just as long as a message that travels longer.
+            interval, period = stamp_ns - self.newest_ns, self.period_ns()
+            overrun = 0 if period is None else interval - max(round(interval / period), 1) * period
+            self._lateness.append(now_ns - stamp_ns + overrun)
+            self._late_bound = None
+            self._intervals.append(interval)
             self.newest_ns = stamp_ns
         self._delays.append(now_ns - stamp_ns)
-        self._late_bound = None
 
     def reject(self, reason: DropReason) -> None:
         """Count a message that was refused on arrival."""
@@ -386,19 +395,20 @@ class Stream:
             return max(round(NS_PER_S / self.config.expected_rate_hz), 1)
         return None
 
-    def delay_bounds_ns(self) -> tuple[int, int] | None:
-        """(typical, bound) delay: the median, and what the stream nearly always keeps to.
+    def lateness_ns(self) -> tuple[int, int] | None:
+        """(typical, bound) of receipt minus expected stamp: the median, and what nearly all keep.
 
-        The bound is the greatest recent delay but one (a single straggler teaches nothing) plus
-        half its distance to the median, plus 1 ms. None until enough is known.
+        The bound is the greatest recent one but one (a single straggler teaches nothing) plus
+        its distance to the median, plus 2 ms: generous, since the wait ends with the arrival and
+        the bound costs time only where a message is lost. None until enough is known.
         """
-        if len(self._delays) < MIN_SAMPLES:
+        if len(self._lateness) < LATENESS_SAMPLES:
             return None
         if self._late_bound is None:
-            ordered = sorted(self._delays)
+            ordered = sorted(self._lateness)
             typical = ordered[len(ordered) // 2]
-            high = ordered[-2] if len(ordered) >= WINDOW // 2 else ordered[-1]
-            self._late_bound = typical, high + (high - typical) // 2 + NS_PER_S // 1000
+            high = ordered[-2] if len(ordered) >= 2 * LATENESS_SAMPLES else ordered[-1]
+            self._late_bound = typical, 2 * high - typical + to_ns(0.002)
         return self._late_bound
 
     def worth_waiting_until_ns(self, anchor_ns: int, latest_ns: int) -> int | None:
@@ -410,7 +420,7 @@ class Stream:
         if newest is not None and newest >= anchor_ns:
             return None
         period = self.period_ns()
-        bounds = self.delay_bounds_ns()
+        bounds = self.lateness_ns()
         if newest is None or period is None or bounds is None:
             return latest_ns
         ahead = anchor_ns - newest

@@ -167,8 +167,10 @@ class Player:
             self.used.clear()
             self.seen.clear()
         self._adding = None
-        # One that comes too late to be used is a sign of life all the same.
-        if self._refused in (None, DropReason.TOO_OLD) and (key, stamp) not in self.seen:
+        # One that comes too late to be used is a sign of life all the same. A lying stamp may
+        # repeat one so old that a bounded memory cannot know it.
+        new = not self.believable or (key, stamp) not in self.seen
+        if self._refused in (None, DropReason.TOO_OLD) and new:
             self.seen.add((key, stamp))
             self.believed[key] = arrival.receipt_ns
             self.newest[key] = max(stamp, self.newest.get(key, stamp))

@@ -55,9 +55,19 @@ def test_lateness_bound_covers_the_usual_not_the_single_straggler():
     feed(s, range(0, 3000, 100), late_ms=20)
     feed(s, [3000], late_ms=400)
     feed(s, [3100], late_ms=24)
-    typical, bound = s.delay_bounds_ns()
+    typical, bound = s.lateness_ns()
     assert typical == 20 * MS
-    assert 24 * MS <= bound <= 28 * MS
+    assert 24 * MS <= bound <= 30 * MS
+
+
+def test_lateness_counts_from_the_expected_stamp():
+    """Stamps that jitter by 8 ms are awaited 8 ms longer, a lost message is no lateness."""
+    s = stream()
+    feed(s, [*range(0, 1000, 100), *range(1108, 1900, 100)], late_ms=20)
+    feed(s, [2200, 2308, 2400, 2508], late_ms=20)
+    typical, bound = s.lateness_ns()
+    assert typical == 20 * MS
+    assert 28 * MS <= bound <= 40 * MS
 
 
 def test_period_is_the_median_and_before_that_the_expected_one():
