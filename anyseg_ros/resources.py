@@ -18,11 +18,11 @@ def share_directories() -> list[Path]:
     checkout = Path(__file__).resolve().parents[1]
     folders = [checkout] if (checkout / "package.xml").is_file() else []
     try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+        from ament_index_python.packages import get_package_share_directory
 
         folders.append(Path(get_package_share_directory(PACKAGE)))
-    except (ImportError, PackageNotFoundError, KeyError, ValueError, LookupError):
-        pass
+    except (ImportError, OSError, LookupError, ValueError):
+        pass  # no ament index: ROS from wheels has none
     folders.append(Path(sys.prefix) / "share" / PACKAGE)
     return folders
 

@@ -35,6 +35,7 @@ _NS = 1_000_000_000
 _CLOCK_PERIOD_NS = 10_000_000
 _PREFETCH = 256
 _LONGEST_SLEEP_S = 0.1
+_SETTLED_S = 1.5
 
 DEFAULT_NAMESPACES: dict[Modality, str] = {
     Modality.CAMERA: "/camera/",
@@ -187,10 +188,14 @@ class BagPlayer:
         )
 
     def _wait_for_subscribers(self) -> None:
-        deadline = time.monotonic() + self._options.wait_s
-        while time.monotonic() < deadline and rclpy.ok():
-            if any(p.get_subscription_count() for p in self._publishers.values()):
-                time.sleep(1.0)  # discovery finds a node's other subscriptions a little later
+        """Wait for a subscriber, then until discovery has brought no further one for a while."""
+        began = changed = time.monotonic()
+        before: tuple[int, ...] = ()
+        while (now := time.monotonic()) < began + self._options.wait_s and rclpy.ok():
+            counts = tuple(p.get_subscription_count() for p in self._publishers.values())
+            if counts != before:
+                before, changed = counts, now
+            if any(counts) and now - changed > _SETTLED_S:
                 return
             time.sleep(0.05)
 

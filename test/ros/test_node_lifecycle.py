@@ -1,0 +1,351 @@
+"""The node through its lifecycle under load: no crash, nothing leaked, every refusal explained."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import rclpy
+import rig
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_graph import Process, domain
+
+from anyseg_ros.modality import MODALITIES
+from anyseg_ros.ros.node import SegmentationNode
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class Log:
+    """What the node logs, kept."""
+
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def __getattr__(self, level: str):
+        return lambda text, **_: self.lines.append(f"{level}: {text}")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+class Host:
+    """A node in this process, spun in this thread between its transitions."""
+
+    def __init__(self, number: int, **values) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=number)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.log = Log()
+        overrides = [Parameter(name.replace("__", "."), value=v) for name, v in values.items()]
+        self.node = SegmentationNode(context=self.context, parameter_overrides=overrides)
+        self.node.get_logger = lambda: self.log
+        self.node._log._logger = self.log
+        self.executor.add_node(self.node)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.node.release()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def spin(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.executor.spin_once(timeout_sec=left)
+
+    def spin_until(self, condition, what: str, seconds: float = 20.0) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"not within {seconds} s: {what}\n{self.log}"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    @property
+    def published(self) -> int:
+        return self.node._published
+
+    def entities(self) -> dict[str, int]:
+        """Everything that a transition might leak."""
+        return {
+            "subscriptions": len(list(self.node.subscriptions)),
+            "publishers": len(list(self.node.publishers)),
+            "timers": len(list(self.node.timers)),
+            "managed": len(self.node._managed_entities),
+            "threads": sum(t.name.startswith("anyseg") for t in threading.enumerate()),
+        }
+
+
+@pytest.fixture
+def values(tmp_path, tiny_model):
+    return {
+        "model": str(tiny_model),
+        "calibration_file": str(rig.write_calibration(tmp_path)),
+        "threads": 1,
+    }
+
+
+def test_reconfigured_again_and_again_under_load(values, tmp_path):
+    bag = rig.write_bag(tmp_path, 4.0)
+    with domain() as number, Host(number, **values) as host:
+        player = Process.start(
+            "anyseg_ros.ros.bag_player",
+            [str(bag), "--loop", "--rate", "3"],
+            number,
+            tmp_path / "player.log",
+        )
+        try:
+            unconfigured = host.entities()
+            inactive = active = None
+            for cycle in range(6):
+                assert host.node.trigger_configure() == SUCCESS, str(host.log)
+                inactive = inactive or host.entities()
+                assert host.entities() == inactive
+                for _ in range(3):
+                    assert host.node.trigger_activate() == SUCCESS, str(host.log)
+                    active = active or host.entities()
+                    assert host.entities()["subscriptions"] == active["subscriptions"]
+                    if cycle == 0:
+                        host.spin_until(lambda: host.published > 10, "output")
+                    host.spin(0.15)
+                    assert host.node.trigger_deactivate() == SUCCESS
+                    assert host.entities() == inactive
+                    before = host.published
+                    host.spin(0.05)
+                    assert host.published == before
+                assert host.node.trigger_cleanup() == SUCCESS
+                assert host.entities() == unconfigured
+            assert active["subscriptions"] == inactive["subscriptions"] + len(MODALITIES)
+
+            assert host.node.trigger_configure() == SUCCESS
+            assert host.node.trigger_activate() == SUCCESS
+            host.spin(0.5)
+            assert host.node.trigger_shutdown() == SUCCESS
+            assert host.entities() == unconfigured
+            assert player.process.poll() is None, player.text()
+        finally:
+            player.stop()
+        assert not [line for line in host.log.lines if line.startswith("error:")]
+
+
+def test_output_returns_after_every_activation(values, tmp_path):
+    bag = rig.write_bag(tmp_path, 4.0)
+    with domain() as number, Host(number, **values) as host:
+        player = Process.start(
+            "anyseg_ros.ros.bag_player", [str(bag), "--loop"], number, tmp_path / "player.log"
+        )
+        try:
+            assert host.node.trigger_configure() == SUCCESS
+            for _ in range(3):
+                assert host.node.trigger_activate() == SUCCESS
+                host.spin_until(lambda: host.published >= 5, "output after activation")
+                assert host.node._last_used == MODALITIES
+                assert host.node.trigger_deactivate() == SUCCESS
+        finally:
+            player.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "/nowhere/model"}, "no model folder /nowhere/model"),
+        ({"calibration_file": "/nowhere/rig.yaml"}, "/nowhere/rig.yaml"),
+        ({"camera__timeout": -1.0}, "camera.timeout"),
+        ({"camera__timeout": "soon"}, "camera.timeout"),
+        ({"threads": "many"}, "threads"),
+        ({"depth__type": "nonsense"}, "depth.type"),
+        ({"engine": "abacus"}, "engine"),
+        ({"priority": ["radar"]}, "priority"),
+        ({f"{m.label}__enabled": False for m in MODALITIES}, "enable one"),
+    ],
+)
+def test_configure_refuses_with_a_sentence_and_leaves_nothing(values, change, words):
+    with domain() as number, Host(number, **{**values, **change}) as host:
+        before = host.entities()
+        assert host.node.trigger_configure() == FAILURE
+        assert words in str(host.log)
+        assert host.entities() == before
+        assert host.node._state_machine.current_state[1] == "unconfigured"
+        status = host.node._overall_status()
+        assert words in status.message and status.level == b"\x02"
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "foreign"])
+def test_a_model_that_is_none_is_refused_by_file(values, tmp_path, tiny_model, damage):
+    import shutil
+
+    import onnx
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    if damage == "missing":
+        (broken / "fuse.onnx").unlink()
+    elif damage == "garbage":
+        (broken / "fuse.onnx").write_bytes(b"not a model")
+    else:
+        model = onnx.load(str(broken / "fuse.onnx"))
+        del model.metadata_props[:]
+        onnx.save(model, str(broken / "fuse.onnx"))
+    with domain() as number, Host(number, **{**values, "model": str(broken)}) as host:
+        assert host.node.trigger_configure() == FAILURE
+        assert "fuse.onnx" in str(host.log)
+        # Put right, the same node configures.
+        host.node.set_parameters([Parameter("model", value=str(tiny_model))])
+        assert host.node.trigger_configure() == SUCCESS
+
+
+def test_parameters_change_at_run_time_where_safe(values):
+    with domain() as number, Host(number, **values) as host:
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+
+        def change(name, value):
+            return host.node.set_parameters([Parameter(name, value=value)])[0]
+
+        assert change("camera.timeout", 0.2).successful
+        assert host.node.parameters.sensors[MODALITIES[0]].timeout_s == 0.2
+        assert change("overlay_alpha", 0.9).successful
+        assert host.node.parameters.overlay_alpha == 0.9
+        refused = change("camera.topic", "/other")
+        assert not refused.successful and "configure" in refused.reason
+        out_of_range = change("camera.timeout", 1e6)
+        assert not out_of_range.successful and "camera.timeout" in out_of_range.reason
+        assert host.node.trigger_deactivate() == SUCCESS
+        assert host.node.trigger_cleanup() == SUCCESS
+        assert change("camera.topic", "/other").successful
+
+
+def publish_good(publishers, index: int) -> None:
+    for modality in MODALITIES:
+        stamp = rig.START_NS + index * 100_000_000 + int(modality)
+        publishers[modality].publish(rig.MAKERS[modality](stamp))
+
+
+def bad_messages(stamp: int):
+    """One of every kind of bad input, by sensor, with a word of the reason it must give."""
+    image = rig.camera_image(stamp)
+    image.encoding = "yuv9"
+    yield MODALITIES[0], image, "encoding"
+    image = rig.camera_image(stamp)
+    image.data = image.data[:100]
+    yield MODALITIES[0], image, "data"
+    image = rig.camera_image(stamp)
+    image.header.stamp.sec = image.header.stamp.nanosec = 0
+    yield MODALITIES[0], image, "header.stamp"
+    image = rig.encode_image(np.zeros((64, 64, 3), np.uint8), "rgb8", stamp, "camera_frame")
+    yield MODALITIES[0], image, "aspect ratio"
+    depth = rig.depth_image(stamp)
+    depth.step = 3
+    yield MODALITIES[1], depth, "step"
+    events = rig.event_cloud(stamp)
+    events.fields = events.fields[:3]
+    yield MODALITIES[2], events, "fields"
+    points = np.zeros(3, rig.EVENT_DTYPE)
+    points["x"] = 5000
+    events = rig.cloud(MODALITIES[2], stamp, points, rig.EVENT_FIELDS)
+    yield MODALITIES[2], events, "calibrated sensor"
+    yield MODALITIES[3], rig.lidar_cloud(stamp, 0), "0 points"
+    points = np.full((5, 4), np.nan, np.float32).view(
+        [(name, "<f4") for name in ("x", "y", "z", "intensity")]
+    )
+    yield MODALITIES[3], rig.cloud(MODALITIES[3], stamp, points[:, 0], rig.LIDAR_FIELDS), "NaN"
+
+
+def test_a_bad_message_costs_only_itself(values):
+    with domain() as number, Host(number, **values) as host:
+        publishers = {
+            m: host.node.create_publisher(type(rig.MAKERS[m](rig.START_NS)), rig.TOPICS[m], 50)
+            for m in MODALITIES
+        }
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        index = 0
+
+        def send_until(condition, what):
+            nonlocal index
+            until = time.monotonic() + 20
+            while not condition():
+                assert time.monotonic() < until, f"{what}\n{host.log}"
+                publish_good(publishers, index)
+                index += 1
+                host.spin(0.1)
+
+        send_until(lambda: host.published >= 5, "output")
+        inputs = host.node._inputs
+        rejected = 0
+        for modality, message, words in bad_messages(rig.START_NS + index * 100_000_000):
+            before = inputs[modality].log.rejected
+            publishers[modality].publish(message)
+            host.spin_until(
+                lambda m=modality, b=before: inputs[m].log.rejected == b + 1, f"refusal: {words}"
+            )
+            assert words in inputs[modality].log.last_error
+            rejected += 1
+            before = host.published
+            send_until(lambda b=before: host.published >= b + 2, f"output after {words}")
+            assert host.node._last_used == MODALITIES, words
+        assert sum(i.log.rejected for i in inputs.values()) == rejected == 9
+        for topic in rig.TOPICS.values():
+            assert f"refused a message on {topic}" in str(host.log)
+
+
+def test_without_calibration_the_sensors_say_what_they_wait_for(values):
+    values["calibration_file"] = ""
+    with domain() as number, Host(number, **values) as host:
+        camera = host.node.create_publisher(type(rig.camera_image(1)), "/camera/image", 10)
+        info = host.node.create_publisher(
+            type(rig.camera_info(MODALITIES[0], 1)), "/camera/camera_info", 10
+        )
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        log = host.node._inputs[MODALITIES[0]].log
+
+        def send(index):
+            camera.publish(rig.camera_image(rig.START_NS + index * 100_000_000))
+            host.spin(0.05)
+
+        for index in range(400):
+            send(index)
+            if log.waiting_for:
+                break
+        assert "calibration_file" in log.waiting_for
+        assert "camera waits: no segmentation grid" in str(host.log)
+        bad = rig.camera_info(MODALITIES[0], rig.START_NS)
+        bad.k = [0.0] * 9
+        info.publish(bad)
+        host.spin_until(lambda: log.rejected == 1, "refused CameraInfo")
+        assert "uncalibrated" in log.last_error
+        info.publish(rig.camera_info(MODALITIES[0], rig.START_NS))
+        for later in range(400, 800):
+            send(later)
+            if host.published >= 3:
+                break
+        assert host.published >= 3 and host.node._last_used == (MODALITIES[0],)
+
+
+def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
+    values["camera__qos_reliable"] = True
+    with domain() as number, Host(number, **values) as host:
+        from rclpy.qos import qos_profile_sensor_data
+        from sensor_msgs.msg import CompressedImage, Image
+
+        host.node.create_publisher(Image, "/camera/image", qos_profile_sensor_data)
+        host.node.create_publisher(CompressedImage, "/depth/image", 10)
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        host.spin(0.5)
+
+        def messages():
+            statuses = host.node._synchronizer.status(host.node._now_ns())
+            return {m.label: host.node._sensor_status(m, s).message for m, s in statuses.items()}
+
+        host.spin_until(lambda: "QoS mismatch on /camera/image" in messages()["camera"], "QoS")
+        assert "camera.qos_reliable to false" in messages()["camera"]
+        assert "depth.type" in messages()["depth"]
+        assert "nobody publishes on /lidar/points" in messages()["lidar"]

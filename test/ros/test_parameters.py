@@ -1,0 +1,98 @@
+"""Parameters: the table, what it refuses, and the YAML file that documents it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from rclpy.parameter import Parameter
+
+from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.ros.parameters import PARAMETERS, NodeParameters, ParameterError, check_change
+
+CONFIG = Path(__file__).parents[2] / "config" / "segment.yaml"
+DEFAULTS = {spec.name: spec.default for spec in PARAMETERS}
+
+
+def test_defaults_are_valid():
+    parameters = NodeParameters.from_values({})
+    assert parameters.priority == MODALITIES
+    assert all(sensor.enabled for sensor in parameters.sensors.values())
+    assert parameters.sensors[Modality.CAMERA].expected_rate_hz is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("camera.timeout", 0.0, "0.01 to 60"),
+        ("camera.timeout", float("nan"), "finite"),
+        ("camera.timeout", "fast", "a number"),
+        ("camera.timeout", True, "a number"),
+        ("depth.type", "compressed", "compressed_depth"),
+        ("engine", "magic", "onnxruntime"),
+        ("threads", 1.5, "an integer"),
+        ("threads", -1, "0 to 1024"),
+        ("lidar.enabled", "yes", "true or false"),
+        ("priority", ["camera", "radar"], "lidar"),
+        ("priority", ["camera", "camera"], "once"),
+        ("priority", "camera", "a list"),
+        ("event.extrinsics", [1.0, 2.0], "7 finite"),
+        ("event.extrinsics", [0.0] * 7, "quaternion"),
+        ("camera.topic", "", "camera.enabled"),
+        ("depth.topic", "camera/image", "camera"),
+        ("output_size", "huge", "model, camera"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name, value, words):
+    with pytest.raises(ParameterError, match=words) as caught:
+        NodeParameters.from_values({name: value})
+    assert str(caught.value).startswith(name)
+
+
+def test_nothing_enabled_is_refused():
+    with pytest.raises(ParameterError, match="enable one"):
+        NodeParameters.from_values({f"{m.label}.enabled": False for m in MODALITIES})
+
+
+def test_an_integer_serves_as_a_number_and_order_is_completed():
+    parameters = NodeParameters.from_values({"camera.timeout": 1, "priority": ["lidar"]})
+    assert parameters.sensors[Modality.CAMERA].timeout_s == 1.0
+    assert parameters.priority == (
+        Modality.LIDAR,
+        Modality.CAMERA,
+        Modality.DEPTH,
+        Modality.EVENT,
+    )
+
+
+def test_the_configuration_file_has_every_parameter_at_its_default():
+    text = CONFIG.read_text()
+    tree = yaml.safe_load(text)["/**"]["ros__parameters"]
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": entry for name, entry in value.items()}
+        else:
+            flat[key] = value
+    # An empty list has no type in a ROS parameter file, so it stands there as a comment.
+    assert flat == {name: value for name, value in DEFAULTS.items() if value != []}
+    assert text.count("# extrinsics: [") == len(MODALITIES)
+
+
+@pytest.mark.parametrize(
+    ("change", "configured", "allowed"),
+    [
+        (Parameter("camera.timeout", value=0.3), True, True),
+        (Parameter("camera.timeout", value=0.0), True, False),
+        (Parameter("overlay_alpha", value=1), True, True),
+        (Parameter("camera.topic", value="/x"), False, True),
+        (Parameter("camera.topic", value="/x"), True, False),
+        (Parameter("camera.topic", value="camera/image"), True, True),  # no change
+        (Parameter("depth.topic", value="camera/image"), False, False),
+        (Parameter("use_sim_time", value=True), True, True),
+    ],
+)
+def test_what_may_change_while_the_node_runs(change, configured, allowed):
+    result = check_change(DEFAULTS, [change], configured)
+    assert result.successful is allowed
+    if not allowed:
+        assert change.name in result.reason
