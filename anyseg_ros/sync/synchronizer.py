@@ -459,7 +459,7 @@ class Synchronizer(Generic[K]):
                 until = stream.worth_waiting_until_ns(pending.stamp_ns, latest)
                 if until is not None:
                     ready = max(ready, until)
-        return min(ready, latest)
+        return ready
 
     def _complete(self, pending: _Pending, now_ns: int) -> MatchedSet[K] | None:
         anchor = self._anchor

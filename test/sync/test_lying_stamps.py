@@ -45,6 +45,17 @@ def test_one_wild_stamp_costs_one_message(key, by_s):
     player.check_books()
 
 
+@pytest.mark.parametrize("by_s", [-30.0, 30.0])
+def test_one_wild_stamp_of_the_only_stream_is_not_time_itself(by_s):
+    arrivals = make_arrivals({LIDAR: RIG[LIDAR]}, 6.0)
+    a = arrivals[30]
+    arrivals[30] = Arrival(a.receipt_ns, LIDAR, a.stamp_ns + round(by_s * S))
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    assert len(outputs) == len(arrivals) - 1
+    assert {o.matched.epoch for o in outputs} == {0}
+
+
 @pytest.mark.parametrize("by_s", [-20.0, -1.0, 0.5, 20.0])
 @pytest.mark.parametrize("key", MODALITIES, ids=lambda m: m.label)
 def test_a_lone_stream_that_jumps_is_quarantined_and_released(key, by_s):
@@ -92,6 +103,31 @@ def test_a_looping_bag_under_sim_time_starts_an_epoch():
     assert {o.matched.epoch for o in second} == {1}
     assert second[0].now_ns / S < 50.2
     assert set(second[-1].matched.members) == set(MODALITIES)
+
+
+def test_the_receipt_clock_jumping_back_is_a_new_epoch_at_once():
+    loop = make_arrivals(RIG, 4.0)
+    player = Player(rig_config(), believable=False)
+    player.play(loop)
+    player.add(next(a for a in loop if a.key is CAMERA))
+    assert player.sync.epoch == 1
+    assert player.sync.buffered == {CAMERA: 1, DEPTH: 0, EVENT: 0, LIDAR: 0}
+    # What was alive before has its timeout, counted on the new clock, to come back.
+    assert player.sync.status(50_300 * 10**6)[LIDAR].state is StreamState.LIVE
+    assert player.sync.status(50_600 * 10**6)[LIDAR].state is StreamState.DROPPED
+
+
+@pytest.mark.parametrize("by_s", [-3600, 3600])
+def test_an_established_liar_yields_to_a_majority(by_s):
+    """The camera's clock is wrong, and it was there first."""
+    arrivals = shift(make_arrivals(RIG, 7.0), {CAMERA}, 0, 99, by_s)
+    arrivals = [a for a in arrivals if a.key is CAMERA or a.receipt_ns > 52 * S]
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(arrivals)
+    assert player.sync.status(57 * S)[CAMERA].state is StreamState.QUARANTINED
+    assert set(outputs[-1].matched.members) == {DEPTH, EVENT, LIDAR}
+    assert outputs[-1].now_ns > 56.8 * S
+    assert longest_gap_s(outputs) < 0.5
 
 
 def test_a_majority_decides_what_time_it_is():

@@ -232,6 +232,9 @@ def test_memory_is_bounded_without_output():
     sync.add("camera", 0, None, 0)
     for i in range(1, 20_000):
         sync.add("lidar", i * 10 * MS, None, i * 10 * MS)
+    assert sync.buffered["lidar"] <= 240  # 2.35 s
+    for i in range(200_000, 210_000):
+        sync.add("lidar", i * MS, None, i * MS)
     assert sync.buffered["lidar"] <= 256
     sync = pair(timeout_s=1000.0, max_wait_s=1e6)
     sync.add("lidar", 0, None, 0)
