@@ -6,14 +6,16 @@ computed. Formulas:
 * decoding: ``L = (v / 255) ** 2.2`` of the rendered sRGB value;
 * night: ``L = albedo * E``, with ``E`` the sum of a moon term, of street lamps ``I cos / d^2`` and of
   the head lamps ``I(azimuth, elevation) cos / d^2``; surface normals come from the depth picture;
-* wet road: ``L = (1 - 0.5 w) L + w F(cos) R`` with the mirrored picture ``R`` and Schlick's Fresnel
-  term ``F = 0.04 + 0.96 (1 - cos)^5``; ``w`` is the wetness times a pattern of puddles;
+* wet road: ``L = (1 - 0.5 w) (1 - w F) L + w F R`` with the mirrored picture ``R`` and Schlick's Fresnel
+  term ``F = 0.04 + 0.96 (1 - cos)^5`` on the carriageway; ``w`` is the wetness times a pattern of puddles;
 * extinction (Koschmieder): ``L = L T + A (1 - T)``, ``T = exp(-beta d)`` with the distance ``d``;
 * glow: lamps in view add a disc and a halo;
-* rain streaks: ``L = L (1 - 0.12 m) + 0.22 m`` along short bright lines ``m``.
+* rain streaks: ``L = L (1 - m / 4) + (0.22 + A / 2) m / 4`` along short bright lines ``m``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +27,7 @@ from training.simulation.scene_builder import Lamp
 from training.simulation.weather import Weather
 
 Radiance = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
 _DECODE = ((np.arange(256) / 255.0) ** 2.2).astype(np.float32)
 SKY_DISTANCE_M = 2000.0
@@ -39,7 +42,7 @@ LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 def luminance(light: Radiance) -> npt.NDArray[np.float32]:
     """Relative luminance float32[H, W] of linear RGB."""
-    return cv2.transform(light, LUMA[None])
+    return np.asarray(cv2.transform(light, LUMA[None]), np.float32)
 
 
 class Atmosphere:
@@ -112,8 +115,8 @@ class Atmosphere:
     # -- night ---------------------------------------------------------------------------------
     def _illumination(
         self,
-        points: npt.NDArray[np.float32],
-        world: npt.NDArray[np.float32],
+        points: Floats,
+        world: Floats,
         view: View,
         lamps: tuple[Lamp, ...],
         lamp_positions: npt.NDArray[np.float64],
@@ -164,7 +167,7 @@ class Atmosphere:
     def _wet_road(
         self,
         light: Radiance,
-        world: npt.NDArray[np.float32],
+        world: Floats,
         sky: npt.NDArray[np.bool_],
         view: View,
     ) -> Radiance:
@@ -185,18 +188,18 @@ class Atmosphere:
         inside = (column >= 0) & (column < half_width) & (row >= 0) & (row < half_height)
         column, row = column[inside], row[inside]
         order = np.argsort(-local[inside, 2], kind="stable")
-        picture = np.zeros((half_height, half_width, 4), np.float32)
+        picture: Floats = np.zeros((half_height, half_width, 4), np.float32)
         picture[row[order], column[order], :3] = light[small][upright][inside][order]
         picture[row[order], column[order], 3] = 1.0
-        picture = cv2.blur(picture, (3, 9))
+        picture = np.asarray(cv2.blur(picture, (3, 9)), np.float32)
         weight = np.minimum(picture[..., 3:], 1.0)
         open_sky = np.array(self.weather.airlight, np.float32) * 1.15
         mirror = picture[..., :3] + (1 - weight) * open_sky
         mirror = cv2.resize(mirror, (width, height), interpolation=cv2.INTER_LINEAR)
         to_eye = view.world_from_optical.translation[2] - world[..., 2]
         offset = world - view.world_from_optical.translation.astype(np.float32)
-        cosine = np.clip(to_eye / (np.linalg.norm(offset, axis=-1) + 1e-6), 0, 1)
-        fresnel = 0.04 + 0.96 * (1 - cosine) ** 5
+        slant = np.clip(to_eye / (np.linalg.norm(offset, axis=-1) + 1e-6), 0, 1)
+        fresnel = 0.04 + 0.96 * (1 - slant) ** 5
         x, y = world[..., 0], world[..., 1]
         puddles = 0.5 + 0.25 * (
             np.sin(0.9 * x + 1.7 * np.sin(0.31 * y)) + np.sin(1.1 * y + 1.3 * np.sin(0.37 * x))
@@ -204,7 +207,7 @@ class Atmosphere:
         wet = self.weather.wetness * (0.35 + 0.65 * puddles)
         strength = (wet * fresnel * ground).astype(np.float32)[..., None]
         dark = (0.5 * wet * ground).astype(np.float32)[..., None]
-        return light * (1 - dark) * (1 - strength) + strength * mirror
+        return np.asarray(light * (1 - dark) * (1 - strength) + strength * mirror, np.float32)
 
     def _rain(self, light: Radiance, rng: np.random.Generator) -> Radiance:
         height, width = light.shape[:2]

@@ -38,7 +38,7 @@ def expose(light: Radiance, failure_gain: float, rng: np.random.Generator) -> np
     Returns:
         uint8[H, W, 3], gamma-encoded RGB.
     """
-    light = cv2.GaussianBlur(light, (3, 3), LENS_SIGMA_PX)
+    light = np.asarray(cv2.GaussianBlur(light, (3, 3), LENS_SIGMA_PX), np.float32)
     gain = automatic_gain(light)
     # A wrong exposure time changes the photons collected, not the gain that amplifies the noise.
     signal = light * np.float32(gain * failure_gain)

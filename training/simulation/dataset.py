@@ -127,7 +127,10 @@ def _render_frame(
     name = f"{frame:06d}"
     picture = drive.camera(anchor_s, failure)
     _write_image(
-        folder / "camera" / f"{name}.jpg", picture[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY
+        folder / "camera" / f"{name}.jpg",
+        picture[..., ::-1],
+        cv2.IMWRITE_JPEG_QUALITY,
+        JPEG_QUALITY,
     )
     _write_image(folder / "label" / f"{name}.png", drive.labels(anchor_s))
     _write_image(
@@ -175,9 +178,7 @@ def _render_drive(job: _Job) -> int:
     save_calibration(rig.calibration(), folder / "calibration.yaml")
     with Drive(key, plan, rig) as drive:
         records = [
-            _render_frame(
-                drive, folder, frame, epoch_ns, np.random.default_rng([*key, 98, frame])
-            )
+            _render_frame(drive, folder, frame, epoch_ns, np.random.default_rng([*key, 98, frame]))
             for frame in range(job.frames)
         ]
         about = {
@@ -210,7 +211,7 @@ def render_data_set(root: Path, plan: DataSetPlan, workers: int) -> None:
 
     Raises:
         DataSetError: if ``root`` already holds something, or a picture cannot be written.
-        RenderingUnavailable: if there is no OpenGL.
+        RenderingError: if there is no OpenGL.
     """
     if root.exists() and any(root.iterdir()):
         raise DataSetError(f"{root} is not empty; choose a new folder or remove it first")

@@ -1,9 +1,9 @@
 """The depth camera: a stereo pair that measures disparity.
 
-``d = F / z`` with ``F`` = :data:`FOCAL_BASELINE` in pixel-metres; measured as ``d' = d + n`` rounded to a
-step of the rig (1/16 pixel or more), with smooth noise ``n`` of ``s`` = :data:`DISPARITY_SIGMA` pixels. Weather
-multiplies ``s`` by its factor and by ``1 / T``, with the transmission ``T = exp(-beta z)``: contrast,
-which the match lives on, falls with it. Invalid (0) are: what lies beyond :data:`RANGE_M`; what the
+``d = F / z`` with ``F`` = :data:`FOCAL_BASELINE` in pixel-metres; measured as ``d' = d + n`` rounded to
+a step of the rig (1/16 pixel or more), with smooth noise ``n`` of ``s`` = :data:`DISPARITY_SIGMA`
+pixels. Weather multiplies ``s`` by its factor and by ``1 / T``, with the transmission
+``T = exp(-beta z)``: contrast, which the match lives on, falls with it. Invalid (0) are: what lies beyond :data:`RANGE_M`; what the
 second lens cannot see; where ``T`` is under :data:`LEAST_CONTRAST`; the share that drops and darkness
 take. At night, only what lamps light can be matched: the lost share grows as ``z`` / 110 m.
 """
@@ -31,7 +31,7 @@ def _smooth_noise(
     small = rng.standard_normal((shape[0] // cell + 2, shape[1] // cell + 2), dtype=np.float32)
     grown = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     # Linear interpolation averages the variance down to 4/9.
-    return grown * np.float32(1.5)
+    return np.asarray(grown * np.float32(1.5), np.float32)
 
 
 def measure(

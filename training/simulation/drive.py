@@ -58,9 +58,7 @@ class Drive:
 
     def _rng(self, purpose: int, modality: Modality, t: float) -> np.random.Generator:
         # Tenths of a millisecond, moved above zero, tell instants apart.
-        return np.random.default_rng(
-            [*self.key, purpose, int(modality), round((t + 1000.0) * 1e4)]
-        )
+        return np.random.default_rng([*self.key, purpose, int(modality), round((t + 1000.0) * 1e4)])
 
     def _light(self, modality: Modality, t: float) -> Radiance:
         renderer = self.renderer
@@ -83,7 +81,8 @@ class Drive:
         rng = self._rng(NOISE, Modality.CAMERA, t)
         if failure == "motion_blur":
             times = failures.blur_times(t)
-            light = np.mean([self._light(Modality.CAMERA, s) for s in times], 0, np.float32)
+            pictures = [self._light(Modality.CAMERA, float(s)) for s in times]
+            light: Radiance = np.asarray(np.mean(pictures, 0, np.float32))
         else:
             light = self._light(Modality.CAMERA, t)
         return camera_sensor.expose(light, failures.exposure_gain(failure, rng), rng)

@@ -12,6 +12,7 @@ between two sub-frames a sensor with a limited rate keeps a random share ``min(1
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +28,8 @@ THRESHOLD_SPREAD = 0.04
 EPSILON = 0.02
 LENS_SIGMA_PX = 0.7
 MOST_A_STEP = 5
+
+Floats = npt.NDArray[np.floating[Any]]
 
 
 class EventSensor:
@@ -55,17 +58,17 @@ class EventSensor:
         self._weather = weather
         self._limit_hz = limit_hz
         self._shape = (height // self._block, width // self._block)
-        spread = 1 + THRESHOLD_SPREAD * pixel_rng.standard_normal((height, width))
-        spread = spread.astype(np.float32)[: self._shape[0], : self._shape[1]]
+        deviation = 1 + THRESHOLD_SPREAD * pixel_rng.standard_normal((height, width))
+        spread = deviation.astype(np.float32)[: self._shape[0], : self._shape[1]]
         self._threshold = np.float32(THRESHOLD) * np.clip(spread, 0.5, 1.5)
-        self._reference: npt.NDArray[np.float32] | None = None
-        self._last: npt.NDArray[np.float32] | None = None
+        self._reference: Floats | None = None
+        self._last: Floats | None = None
         self._last_ns = 0
 
-    def _log(self, light: Radiance) -> npt.NDArray[np.float32]:
-        value = cv2.GaussianBlur(luminance(light), (5, 5), LENS_SIGMA_PX)
+    def _log(self, light: Radiance) -> Floats:
+        value = np.asarray(cv2.GaussianBlur(luminance(light), (5, 5), LENS_SIGMA_PX), np.float32)
         value = np.log(value + np.float32(EPSILON))
-        return value if self._block == 1 else failures.bin_pixels(value)
+        return value if self._block == 1 else failures.bin_pixels(value.astype(np.float32))
 
     def see(self, stamp_ns: int, light: Radiance, rng: np.random.Generator) -> EventPacket:
         """Take the next sub-frame; returns the events since the one before, in order of time.
@@ -99,10 +102,10 @@ class EventSensor:
         level = self._reference[r, c] + sign * order * self._threshold[r, c]
         start, change = self._last[r, c], (value - self._last)[r, c]
         fraction = np.clip((level - start) / np.where(change == 0, 1, change), 0, 1)
-        self._reference = self._reference + counts * self._threshold
+        reference = self._reference + counts * self._threshold
         # What the refractory limit swallowed is lost, not saved up.
         saturated = np.abs(moved) >= MOST_A_STEP + 1
-        self._reference = np.where(saturated, value, self._reference)
+        self._reference = np.where(saturated, value, reference)
         noise = rng.poisson(
             self._weather.event_noise_hz * step_ns * 1e-9 * self._shape[0] * self._shape[1]
         )

@@ -68,4 +68,5 @@ def jitter_points(
 def bin_pixels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Mean over the blocks of a low-resolution event camera; float32[H, W] to [H/4, W/4]."""
     height, width = values.shape[0] // EVENT_BLOCK, values.shape[1] // EVENT_BLOCK
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
+    binned = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(binned, np.float32)

@@ -24,9 +24,7 @@ class Palette:
         tex("grass", textures.mottled(rng, 256, grass, 60))
         self.grass = builder.textured("grass", 0.42)
         self.lawn = builder.textured("grass", 0.42, repeats_per_m=0.2)
-        self.brick = builder.textured(
-            tex("brick", textures.brick(rng)), 0.3, repeats_per_m=0.7
-        )
+        self.brick = builder.textured(tex("brick", textures.brick(rng)), 0.3, repeats_per_m=0.7)
         self.bark = builder.textured(
             tex("bark", textures.mottled(rng, 64, [92, 70, 50], 60, (4, 8, 16, 32))), 0.3
         )

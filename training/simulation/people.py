@@ -60,18 +60,14 @@ def pedestrian(builder: SceneBuilder, palette: Palette, name: str) -> Pedestrian
     label = "person"
     hip = 0.9 * scale
 
-    def limb(
-        parent: mujoco.MjsBody, part: str, at: tuple[float, float, float]
-    ) -> mujoco.MjsBody:
+    def limb(parent: mujoco.MjsBody, part: str, at: tuple[float, float, float]) -> mujoco.MjsBody:
         child = parent.add_body(name=f"{name}_{part}_body", pos=list(at))
         child.add_joint(name=f"{name}_{part}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 1, 0])
         return child
 
     for side, letter in ((1, "l"), (-1, "r")):
         thigh = limb(body, f"hip_{letter}", (0, side * 0.1 * scale, hip))
-        builder.capsule(
-            thigh, label, (0, 0, 0), (0, 0, -0.42 * scale), 0.085 * scale * girth, leg
-        )
+        builder.capsule(thigh, label, (0, 0, 0), (0, 0, -0.42 * scale), 0.085 * scale * girth, leg)
         shin = limb(thigh, f"knee_{letter}", (0, 0, -0.42 * scale))
         builder.capsule(shin, label, (0, 0, 0), (0, 0, -0.4 * scale), 0.06 * scale * girth, leg)
         builder.ellipsoid(
@@ -117,9 +113,7 @@ def pedestrian(builder: SceneBuilder, palette: Palette, name: str) -> Pedestrian
     builder.ellipsoid(body, label, (-0.02, 0, head + 0.03), (0.1, 0.093, 0.115), hair)
     if rng.random() < 0.35:
         bag = palette.cloth(builder)
-        builder.box(
-            body, label, (-0.2 * girth, 0, hip + 0.3 * scale), (0.09, 0.15, 0.2), bag
-        )
+        builder.box(body, label, (-0.2 * girth, 0, hip + 0.3 * scale), (0.09, 0.15, 0.2), bag)
     return Pedestrian(body, name, scale)
 
 

@@ -28,7 +28,7 @@ HIDDEN_GROUP = 5
 """Geom group of what is out of view; drawing and casting rays skip it."""
 
 
-class RenderingUnavailable(RuntimeError):
+class RenderingError(RuntimeError):
     """No OpenGL context; the message says which packages to install."""
 
 
@@ -58,7 +58,7 @@ def _open_context(width: int, height: int) -> Any:
         context = gl_context.GLContext(width, height)
         context.make_current()
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        raise RenderingUnavailable(
+        raise RenderingError(
             f"no OpenGL context for rendering ({error}). On Debian or Ubuntu: "
             "apt-get install libegl1 libgl1-mesa-dri libopengl0; then run with MUJOCO_GL=egl"
         ) from error
@@ -72,7 +72,7 @@ class Renderer:
         """Open the context.
 
         Raises:
-            RenderingUnavailable: if there is no OpenGL on this machine.
+            RenderingError: if there is no OpenGL on this machine.
         """
         self.street, self.rig = street, rig
         model = self.model = street.model
@@ -143,9 +143,7 @@ class Renderer:
         for walker, addresses in zip(self.street.walkers, self._joints, strict=True):
             mover = walker.mover
             self._place(mover.body, mover.pose(t), mover.height_m)
-            angles = gait(
-                mover.distance(t) + mover.start_m, walker.person.scale, mover.moving(t)
-            )
+            angles = gait(mover.distance(t) + mover.start_m, walker.person.scale, mover.moving(t))
             for address, angle in zip(addresses, angles, strict=True):
                 data.qpos[address] = angle
         ground, heave, pitch, roll = self.street.ego.pose(t)

@@ -36,7 +36,11 @@ FAR_M = 260.0
 
 
 def _mount(
-    x: float, y: float, z: float, axes: npt.NDArray[np.float64], turn_deg: tuple[float, float, float]
+    x: float,
+    y: float,
+    z: float,
+    axes: npt.NDArray[np.float64],
+    turn_deg: tuple[float, float, float],
 ) -> RigidTransform:
     """``base_from_sensor`` of a sensor turned a little about its own axes (mounts are never exact)."""
     turn = cv2.Rodrigues(np.deg2rad(np.array(turn_deg, np.float64)))[0]
@@ -59,7 +63,9 @@ class LidarLayout:
         columns = round(2 * self.half_sector_deg / self.azimuth_step_deg) + 1
         azimuth = np.deg2rad(np.linspace(self.half_sector_deg, -self.half_sector_deg, columns))
         e, a = np.meshgrid(elevation, azimuth, indexing="ij")
-        return np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1).reshape(-1, 3)
+        return np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1).reshape(
+            -1, 3
+        )
 
 
 @dataclass(frozen=True)

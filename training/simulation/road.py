@@ -191,9 +191,7 @@ def strip(
         texture[0::2, 0] = texture[1::2, 0] = stations / tile_m
         texture[0::2, 1], texture[1::2, 1] = va / tile_m, vb / tile_m
         k = 2 * np.arange(count - 1)
-        faces = np.concatenate(
-            [np.stack([k, k + 2, k + 1], 1), np.stack([k + 2, k + 3, k + 1], 1)]
-        )
+        faces = np.concatenate([np.stack([k, k + 2, k + 1], 1), np.stack([k + 2, k + 3, k + 1], 1)])
         return Mesh(vertices, faces, texture)
 
     parts = [ribbon(right, left, z_m, z_m, right_m, left_m)]

@@ -62,9 +62,7 @@ def tree(
             builder.capsule(body, label, fork, centre, 0.06 * scale, palette.bark)
 
 
-def bush(
-    builder: SceneBuilder, palette: Palette, body: mujoco.MjsBody, x: float, y: float
-) -> None:
+def bush(builder: SceneBuilder, palette: Palette, body: mujoco.MjsBody, x: float, y: float) -> None:
     """A low shrub of three lobes."""
     rng = builder.rng
     leaves = palette.leaves[int(rng.integers(len(palette.leaves)))]
@@ -210,7 +208,9 @@ def building(
             z = ground_m + (floor - 1) * floor_m + 0.1
             for x in (-0.25 * length, 0.25 * length):
                 builder.box(body, label, (x, front - 0.5, z), (1.3, 0.5, 0.08), palette.concrete)
-                builder.box(body, label, (x, front - 0.98, z + 0.5), (1.3, 0.03, 0.45), palette.metal)
+                builder.box(
+                    body, label, (x, front - 0.98, z + 0.5), (1.3, 0.03, 0.45), palette.metal
+                )
 
 
 def garden_wall(
@@ -281,7 +281,9 @@ def street_lamp(
     )
 
 
-def bollard(builder: SceneBuilder, palette: Palette, body: mujoco.MjsBody, x: float, y: float) -> None:
+def bollard(
+    builder: SceneBuilder, palette: Palette, body: mujoco.MjsBody, x: float, y: float
+) -> None:
     """A knee-high post."""
     builder.cylinder(body, "pole", (x, y, 0), (x, y, 0.85), 0.08, palette.metal)
     builder.cylinder(body, "pole", (x, y, 0.68), (x, y, 0.76), 0.085, palette.white)
@@ -349,9 +351,7 @@ def traffic_signal(
         reach_m: y of the arm's end; 0 for a post without an arm.
         state: ``"red"`` or ``"green"``.
     """
-    builder.cylinder(
-        body, "pole", (0, 0, 0), (0, 0, 5.3 if reach_m else 3.2), 0.08, palette.metal
-    )
+    builder.cylinder(body, "pole", (0, 0, 0), (0, 0, 5.3 if reach_m else 3.2), 0.08, palette.metal)
     heads = [(0.0, 2.75)]
     if reach_m:
         builder.cylinder(body, "pole", (0, 0, 5.2), (0, reach_m, 5.3), 0.05, palette.metal)

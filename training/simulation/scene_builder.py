@@ -127,7 +127,9 @@ class SceneBuilder:
 
     def fixed_body(self, x: float, y: float, z: float, yaw: float) -> mujoco.MjsBody:
         """A static body at a pose, so that what hangs on it can be described in its own frame."""
-        return self.world.add_body(name=self._name("fixed"), pos=[x, y, z], quat=yaw_quaternion(yaw))
+        return self.world.add_body(
+            name=self._name("fixed"), pos=[x, y, z], quat=yaw_quaternion(yaw)
+        )
 
     # -- geoms ---------------------------------------------------------------------------------
     def mesh(self, body: mujoco.MjsBody, label: str, mesh: Mesh, paint: Paint) -> None:

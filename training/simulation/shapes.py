@@ -71,9 +71,7 @@ def box(half: Vector) -> Mesh:
     return Mesh(corners.reshape(-1, 3), _SIDE_FACES, texture.reshape(-1, 2))
 
 
-def _lathe(
-    radii: npt.NDArray[np.float64], heights: npt.NDArray[np.float64], sides: int
-) -> Mesh:
+def _lathe(radii: npt.NDArray[np.float64], heights: npt.NDArray[np.float64], sides: int) -> Mesh:
     """A surface of revolution about z through rings from below to above."""
     angle = 2 * np.pi * np.arange(sides + 1) / sides
     ring = np.stack([np.cos(angle), np.sin(angle)], 1)

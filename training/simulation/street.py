@@ -47,6 +47,8 @@ class StreetPlan:
     crossing: bool | None = None
     ego_speed: tuple[tuple[float, float], ...] | None = None
     """Knots (s, m/s) of the ego vehicle's speed; ``None`` draws it."""
+    business: float = 1.0
+    """Factor on how many vehicles, cyclists and pedestrians there are; long drives need more."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class _StreetMaker:
         self.section = CrossSection(
             lane_m=float(rng.uniform(3.0, 3.5)),
             outer_m=float(rng.uniform(2.1, 2.5)) if rng.random() < 0.85 else 0.6,
-            verge_m=float(rng.uniform(1.0, 2.0)) if rng.random() < (0.3 if self.urban else 0.6) else 0,
+            verge_m=float(rng.uniform(1.0, 2.0))
+            if rng.random() < (0.3 if self.urban else 0.6)
+            else 0,
             sidewalk_m=float(rng.uniform(2.2, 4.0)),
         )
         self.cross_section = CrossSection(
@@ -111,7 +115,9 @@ class _StreetMaker:
         self.ego_profile = SpeedProfile(knots)
         self.travel_m = self.ego_profile.distance(plan.duration_s)
         self.layout = plan.layout or str(rng.choice(LAYOUTS, p=(0.25, 0.3, 0.25, 0.2)))
-        self.path = random_path(rng, self.layout, -24.0, self.travel_m + VIEW_M, rng.uniform(-8, 12))
+        self.path = random_path(
+            rng, self.layout, -24.0, self.travel_m + VIEW_M, rng.uniform(-8, 12)
+        )
         has_crossing = plan.crossing if plan.crossing is not None else bool(rng.random() < 0.6)
         self.crossing_m: float | None = None
         self.cross_path: RoadPath | None = None
@@ -280,9 +286,7 @@ class _StreetMaker:
             roadside.building(self.builder, self.palette, body, 44.0, 10.0, 0.0)
         else:
             for x in np.arange(-20, 21, 4.0):
-                roadside.tree(
-                    self.builder, self.palette, body, x, self.rng.uniform(0, 3), 1.5
-                )
+                roadside.tree(self.builder, self.palette, body, x, self.rng.uniform(0, 3), 1.5)
 
     def _plots(self, path: RoadPath, s0: float, s1: float, side: int, outer_m: float) -> None:
         rng, builder, palette = self.rng, self.builder, self.palette
@@ -346,7 +350,10 @@ class _StreetMaker:
             while lamp_side and s < end:
                 if self._free(s, s, 1.0):
                     roadside.street_lamp(
-                        builder, palette, self._frame(path, s, side * kerb, z), rng.uniform(1.2, 2.4)
+                        builder,
+                        palette,
+                        self._frame(path, s, side * kerb, z),
+                        rng.uniform(1.2, 2.4),
                     )
                 s += spacing
             if rng.random() < 0.65:
@@ -433,7 +440,9 @@ class _StreetMaker:
         for chance in (0.6, 0.5, 0.5):
             if rng.random() > chance:
                 break
-            name, length = self._vehicle({"car": 0.5, "truck": 0.2, "bus": 0.15, "motorcycle": 0.15})
+            name, length = self._vehicle(
+                {"car": 0.5, "truck": 0.2, "bus": 0.15, "motorcycle": 0.15}
+            )
             s += length / 2
             offset = -self.section.lane_m / 2 + float(rng.uniform(-0.2, 0.2))
             self.movers.append(Mover(name, self.path, s, offset, self.ego_profile))
@@ -443,9 +452,11 @@ class _StreetMaker:
         rng = self.rng
         profile = constant_speed(float(rng.uniform(4, 11)) if rng.random() < 0.85 else 0.0)
         s = float(rng.uniform(8, 30))
-        reach = min(self.path.last_m - 15, 60 + self.travel_m + profile.distance(self.plan.duration_s))
+        reach = min(
+            self.path.last_m - 15, 60 + self.travel_m + profile.distance(self.plan.duration_s)
+        )
         density = float(rng.uniform(9, 34))
-        for _ in range(9):
+        for _ in range(round(9 * self.plan.business)):
             if s > reach:
                 break
             name, length = self._vehicle(
@@ -461,7 +472,7 @@ class _StreetMaker:
         s = float(rng.uniform(4, 12))
         fill = rng.uniform(0.3, 0.8)
         built = 0
-        while s < self.travel_m + 60 and built < 10:
+        while s < self.travel_m + 60 and built < 10 * self.plan.business:
             clear = self._free(s, s + 9, 5) and all(abs(s + 3 - c) > 7.5 for c in self.crosswalks)
             if clear and rng.random() < fill:
                 name, length = "", 2.2
@@ -481,7 +492,7 @@ class _StreetMaker:
     def _cyclists(self, side: int) -> None:
         rng = self.rng
         direction = -1 if side > 0 else 1
-        count = int(rng.integers(1, 5))
+        count = round(int(rng.integers(1, 5)) * self.plan.business)
         slow = min(1.0, max(0.3, self.ego_profile.speed(1.0) / 8))
         for _ in range(count):
             motor = rng.random() < 0.3
@@ -491,7 +502,8 @@ class _StreetMaker:
             else:
                 self.two_wheelers.bicycle(name, True)
             speed = float(rng.uniform(3, 6)) * (slow if direction > 0 else 1.0)
-            start = float(rng.uniform(7, 45)) if direction > 0 else float(rng.uniform(12, 80))
+            far = self.plan.business
+            start = float(rng.uniform(7, 45 * far) if direction > 0 else rng.uniform(12, 80 * far))
             offset = side * (
                 self.section.lane_m + float(rng.uniform(0.6, max(0.7, self.section.outer_m - 0.7)))
                 if self.section.outer_m > 1
@@ -515,7 +527,9 @@ class _StreetMaker:
             # They wait for the ego vehicle's road, and drive only while the ego vehicle waits.
             profile = constant_speed(float(rng.uniform(4, 8)) if standing else 0.0)
             for _ in range(int(rng.integers(1, 4))):
-                name, length = self._vehicle({"car": 0.7, "bus": 0.1, "truck": 0.1, "motorcycle": 0.1})
+                name, length = self._vehicle(
+                    {"car": 0.7, "bus": 0.1, "truck": 0.1, "motorcycle": 0.1}
+                )
                 self.movers.append(
                     Mover(
                         name,
@@ -532,7 +546,7 @@ class _StreetMaker:
     def _cycle_racks(self) -> None:
         rng = self.rng
         still = constant_speed(0.0)
-        for _ in range(int(rng.integers(1, 4))):
+        for _ in range(round(int(rng.integers(1, 4)) * self.plan.business)):
             side = int(rng.choice((-1, 1)))
             start = float(rng.uniform(6, self.travel_m + 25))
             motor = rng.random() < 0.3
@@ -560,7 +574,7 @@ class _StreetMaker:
     def _pedestrians(self) -> None:
         rng = self.rng
         section = self.section
-        for _ in range(int(rng.integers(7, 14))):
+        for _ in range(round(int(rng.integers(7, 14)) * self.plan.business)):
             person = pedestrian(self.builder, self.palette, self._next("pedestrian"))
             side = int(rng.choice((-1, 1)))
             offset = side * float(

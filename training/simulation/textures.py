@@ -215,7 +215,9 @@ def sky(rng: np.random.Generator, overcast: bool, warmth: float, size: int = 128
             color = color * np.array([0.97, 1.0, 1.04])
         else:
             color = rim * (1 - height) + zenith * height
-            density = np.clip((pattern - cover) * 4, 0, 1) * np.clip((y - 0.02) * 8, 0, 1)[..., None]
+            density = (
+                np.clip((pattern - cover) * 4, 0, 1) * np.clip((y - 0.02) * 8, 0, 1)[..., None]
+            )
             color = color * (1 - density) + white * density
         stacked.append(color)
     return _to_image(np.concatenate(stacked, 0))

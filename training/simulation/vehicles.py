@@ -38,7 +38,9 @@ def _extrude(profile: Profile, half_width: float) -> Mesh:
         j = (i + 1) % count
         base = len(vertices)
         for k in (i, j):
-            vertices += [[outline[k][0], side_y, outline[k][1]] for side_y in (-half_width, half_width)]
+            vertices += [
+                [outline[k][0], side_y, outline[k][1]] for side_y in (-half_width, half_width)
+            ]
         faces += [[base, base + 1, base + 2], [base + 1, base + 3, base + 2]]
     points = np.array(vertices)
     return Mesh(points, np.array(faces), points[:, [0, 2]].copy())
@@ -55,7 +57,12 @@ def _wheel(
     half_width: float = 0.11,
 ) -> None:
     builder.cylinder(
-        body, label, (x, y - half_width, radius), (x, y + half_width, radius), radius, palette.rubber
+        body,
+        label,
+        (x, y - half_width, radius),
+        (x, y + half_width, radius),
+        radius,
+        palette.rubber,
     )
     out = math.copysign(1.0, y)
     builder.cylinder(
@@ -81,9 +88,7 @@ def _lamps(
     for side in (-y, y):
         builder.box(body, label, (front, side, z), (0.02, 0.16, 0.07), palette.lamp_white)
         builder.box(body, label, (back, side, z + 0.12), (0.02, 0.14, 0.08), palette.lamp_red)
-        builder.lamps.append(
-            Lamp(body.name, (front + 0.03, side, z), (1, 0, 0), HEADLIGHT, 0.09)
-        )
+        builder.lamps.append(Lamp(body.name, (front + 0.03, side, z), (1, 0, 0), HEADLIGHT, 0.09))
         builder.lamps.append(
             Lamp(body.name, (back - 0.03, side, z + 0.12), (-1, 0, 0), TAIL_LIGHT, 0.08)
         )
@@ -115,9 +120,7 @@ def car(builder: SceneBuilder, palette: Palette, name: str) -> mujoco.MjsBody:
     ]
     cabin = cabins[kind]
     builder.mesh(body, "car", _extrude(hull, width), paint)
-    builder.mesh(
-        body, "car", _extrude(cabin, width * 0.9), paint if kind == 3 else palette.glass
-    )
+    builder.mesh(body, "car", _extrude(cabin, width * 0.9), paint if kind == 3 else palette.glass)
     top = cabin[2][1]
     roof_x = [x for x, z in cabin if z > 1.3]
     middle = (max(roof_x) + min(roof_x)) / 2
@@ -292,7 +295,9 @@ class TwoWheelers:
         ]
         for a, b in tubes:
             builder.capsule(body, "bicycle", a, b, 0.027, paint)
-        builder.capsule(body, "bicycle", (0.34, -0.26, 1.04), (0.34, 0.26, 1.04), 0.02, palette.black)
+        builder.capsule(
+            body, "bicycle", (0.34, -0.26, 1.04), (0.34, 0.26, 1.04), 0.02, palette.black
+        )
         builder.ellipsoid(body, "bicycle", (-0.21, 0, 0.95), (0.14, 0.07, 0.04), palette.black)
         if ridden:
             seated_person(builder, palette, body, seat=(-0.2, 0.0, 0.98), hands=(0.32, 0.24, 1.06))
@@ -319,7 +324,9 @@ class TwoWheelers:
         builder.ellipsoid(body, label, (-0.75, 0, 0.78), (0.25, 0.12, 0.13), paint)
         builder.ellipsoid(body, label, (0.55, 0, 0.9), (0.2, 0.2, 0.25), paint)
         for side in (-0.1, 0.1):
-            builder.capsule(body, label, (0.7, side, 0.31), (0.48, side, 0.95), 0.035, palette.metal)
+            builder.capsule(
+                body, label, (0.7, side, 0.31), (0.48, side, 0.95), 0.035, palette.metal
+            )
             builder.capsule(
                 body, label, (-0.75, side * 1.6, 0.34), (-0.1, side * 1.6, 0.3), 0.05, palette.hub
             )
