@@ -1,18 +1,27 @@
-"""Outage timetables: which sensor is switched off from when to when, in seconds of bag time."""
+"""Outage timetables: which sensor fails how, from when to when, in seconds of bag time."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from anyseg_ros.modality import MODALITIES, Modality
 
-KINDS = ("silent",)
-"""Kinds of fault a timetable can ask for: ``silent`` withholds the sensor's messages."""
+KINDS = ("silent", "frozen", "blank", "noise")
+"""Kinds of fault a timetable can ask for.
+
+``silent`` withholds the sensor's messages. The others go on sending: ``frozen`` the last data before the
+fault, ``blank`` data without content (black, no depth, no event, points at the sensor), ``noise`` random
+data.
+"""
+PLAYABLE_KINDS = ("silent",)
+"""Kinds that need not look into a message."""
 
 
 class OutageError(ValueError):
@@ -41,8 +50,13 @@ class Stretch:
     alive: tuple[Modality, ...]
 
 
-def outages_from_data(data: Any, where: str = "timetable") -> list[Outage]:
+def outages_from_data(
+    data: Any, where: str = "timetable", kinds: Sequence[str] = PLAYABLE_KINDS
+) -> list[Outage]:
     """Read a list of ``{sensor, from_s, to_s, kind}`` mappings (``kind`` may be left out).
+
+    Args:
+        kinds: the kinds that the caller can bring about.
 
     Raises:
         OutageError: naming the entry and the field that is wrong.
@@ -74,12 +88,17 @@ def outages_from_data(data: Any, where: str = "timetable") -> list[Outage]:
             )
         if outage.kind not in KINDS:
             raise OutageError(f"{spot}: unknown kind {outage.kind!r}; expected {', '.join(KINDS)}")
+        if outage.kind not in kinds:
+            raise OutageError(
+                f"{spot}: kind {outage.kind!r} can only be replayed by anyseg-evaluate; "
+                f"expected {', '.join(kinds)}"
+            )
         outages.append(outage)
     return outages
 
 
-def load_outages(path: Path) -> list[Outage]:
-    """Read a timetable from YAML.
+def load_outages(path: Path, kinds: Sequence[str] = PLAYABLE_KINDS) -> list[Outage]:
+    """Read a timetable from YAML; ``kinds`` are those that the caller can bring about.
 
     Raises:
         OutageError: if the file cannot be read, or an entry is wrong.
@@ -88,7 +107,36 @@ def load_outages(path: Path) -> list[Outage]:
         data = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise OutageError(f"cannot read timetable {path}: {error}") from None
-    return outages_from_data(data, str(path))
+    return outages_from_data(data, str(path), kinds)
+
+
+def random_outages(
+    seed: int,
+    duration_s: float,
+    sensors: Sequence[Modality],
+    per_minute: float = 4.0,
+    mean_s: float = 2.0,
+    kinds: Sequence[str] = ("silent",),
+) -> list[Outage]:
+    """Outages at random times: Poisson arrivals a sensor, exponential lengths; seeded.
+
+    Args:
+        per_minute: outages of each sensor per minute, on average.
+        mean_s: mean length; none is shorter than 0.2 s.
+        kinds: each is as likely.
+    """
+    found = []
+    for sensor in sorted(sensors):
+        # A stream of numbers for each sensor: what one suffers does not depend on which others there are.
+        random = np.random.default_rng([seed, int(sensor)])
+        time_s = random.exponential(60.0 / per_minute)
+        while time_s < duration_s:
+            length_s = max(random.exponential(mean_s), 0.2)
+            end_s = min(time_s + length_s, duration_s)
+            kind = kinds[int(random.integers(len(kinds)))]
+            found.append(Outage(sensor, round(time_s, 3), round(end_s, 3), kind))
+            time_s = end_s + random.exponential(60.0 / per_minute)
+    return [outage for outage in found if outage.to_s > outage.from_s]
 
 
 def alive_at(
@@ -107,7 +155,7 @@ def stretches(
     marks |= {t for o in outages for t in (o.from_s, o.to_s) if t < duration_s}
     cuts = sorted(marks)
     found: list[Stretch] = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in itertools.pairwise(cuts):
         alive = alive_at(outages, begin, sensors)
         if found and found[-1].alive == alive:
             found[-1] = Stretch(found[-1].from_s, end, alive)

@@ -1,0 +1,383 @@
+"""A recording through the node's own synchronizer and pipeline, in bag time. Same bag, same results."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from anyseg_ros.decoding import MessageError, check_against_calibration, data_stamp_ns
+from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
+from anyseg_ros.evaluation.bag import NS_PER_S, Bag
+from anyseg_ros.evaluation.faults import FaultInjector
+from anyseg_ros.evaluation.outages import Outage
+from anyseg_ros.evaluation.sources import WINDOWED_KINDS, Decoder, Rig, SourceError, Sources
+from anyseg_ros.modalities import SensorData
+from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
+from anyseg_ros.sync import MatchedSet, StreamConfig, Synchronizer
+
+Clock = Literal["log", "stamps"]
+
+
+@dataclass(frozen=True)
+class SensorSettings:
+    """How one stream is treated; defaults are the node's. Times in seconds."""
+
+    timeout_s: float = 0.5
+    tolerance_s: float = 0.06
+    max_age_s: float = 0.25
+    expected_rate_hz: float | None = None
+    intensity_max: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """How a recording is replayed; defaults are the node's."""
+
+    sensors: Mapping[Modality, SensorSettings] = field(
+        default_factory=lambda: {m: SensorSettings() for m in MODALITIES}
+    )
+    priority: tuple[Modality, ...] = MODALITIES
+    max_wait_s: float = 0.1
+    clock: Clock = "log"
+    """Receipt time: when messages were recorded, or, where that tells nothing, their stamps."""
+
+
+def load_settings(path: Path) -> ReplaySettings:
+    """The timing parameters of a node's parameter file.
+
+    Raises:
+        SourceError: if the file cannot be read, or has no ``ros__parameters``.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+        parameters: dict[str, Any] = {}
+        for section in document.values():
+            parameters |= section["ros__parameters"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as e:
+        raise SourceError(f"{path}: expected a node section with ros__parameters ({e})") from None
+    names = {
+        "timeout": "timeout_s",
+        "tolerance": "tolerance_s",
+        "max_age": "max_age_s",
+        "expected_rate": "expected_rate_hz",
+        "intensity_max": "intensity_max",
+    }
+    settings = ReplaySettings()
+    try:
+        sensors = {}
+        for modality in MODALITIES:
+            block = parameters.get(modality.label, {})
+            values = {names[k]: float(v) for k, v in block.items() if k in names}
+            values["expected_rate_hz"] = values.get("expected_rate_hz") or None  # type: ignore[assignment]
+            sensors[modality] = replace(settings.sensors[modality], **values)  # type: ignore[arg-type]
+        order = [Modality.from_label(str(label)) for label in parameters.get("priority", ())]
+        order += [m for m in MODALITIES if m not in order]
+        return ReplaySettings(
+            sensors, tuple(order), float(parameters.get("max_wait_s", settings.max_wait_s))
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One sensor message, decoded."""
+
+    modality: Modality
+    stamp_ns: int
+    data: SensorData
+    now_ns: int
+    """receipt time"""
+    bag_time_s: float
+    """log time since the recording's first message"""
+
+
+@dataclass
+class InputLog:
+    """What arrived from one sensor and what was wrong with it."""
+
+    received: int = 0
+    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    first_stamp_ns: int | None = None
+    last_stamp_ns: int | None = None
+    first_log_ns: int | None = None
+    last_log_ns: int | None = None
+    jumps_back: int = 0
+    """stamps more than half a second before the one in front of them"""
+
+    def note(self, stamp_ns: int, log_ns: int) -> None:
+        if self.first_stamp_ns is None:
+            self.first_stamp_ns, self.first_log_ns = stamp_ns, log_ns
+        if self.last_stamp_ns is not None and stamp_ns < self.last_stamp_ns - NS_PER_S // 2:
+            self.jumps_back += 1
+        self.last_stamp_ns, self.last_log_ns = stamp_ns, log_ns
+
+    @property
+    def speed(self) -> float | None:
+        """How fast stamps ran against log time; ``None`` where that is not known."""
+        if self.first_log_ns is None or self.last_log_ns is None or self.jumps_back:
+            return None
+        assert self.first_stamp_ns is not None and self.last_stamp_ns is not None
+        span = self.last_log_ns - self.first_log_ns
+        return (self.last_stamp_ns - self.first_stamp_ns) / span if span > 0 else None
+
+
+class BagArrivals:
+    """The decoded sensor messages of a recording, in order of log time. A bad one costs itself."""
+
+    def __init__(
+        self,
+        bag: Bag,
+        sources: Sources,
+        rig: Rig,
+        settings: ReplaySettings,
+        until_s: float | None = None,
+    ) -> None:
+        self._bag = bag
+        self._rig = rig
+        self._settings = settings
+        self._until_s = until_s
+        usable = {m: s for m, s in sources.sensors.items() if m not in rig.missing}
+        self._by_topic = {source.topic: modality for modality, source in usable.items()}
+        self._decoders = {
+            m: Decoder(s.kind, settings.sensors[m].intensity_max) for m, s in usable.items()
+        }
+        self.logs = {modality: InputLog() for modality in usable}
+        self.decode_s = 0.0
+        self.bag_time_s = 0.0
+
+    def __iter__(self) -> Iterator[Arrival]:
+        start = self._bag.start_ns
+        stamp_origin: int | None = None
+        now = start
+        for recorded in self._bag.messages(self._by_topic):
+            began = time.perf_counter()
+            self.bag_time_s = bag_time_s = (recorded.log_time_ns - start) / NS_PER_S
+            if self._until_s is not None and bag_time_s > self._until_s:
+                return
+            modality = self._by_topic[recorded.topic]
+            log = self.logs[modality]
+            log.received += 1
+            try:
+                message = recorded.decode()
+                data = self._decoders[modality](message)
+                stamp = data_stamp_ns(message, data)
+                sensor = self._rig.calibration.sensors[modality]
+                check_against_calibration(modality, data, sensor.camera)
+            except MessageError as error:
+                log.refused += 1
+                log.reasons[str(error)] += 1
+                continue
+            except Exception as error:  # a damaged message may break the deserialiser in any way
+                log.refused += 1
+                log.reasons[f"cannot be read: {type(error).__name__}: {error}"[:200]] += 1
+                continue
+            finally:
+                self.decode_s += time.perf_counter() - began
+            log.note(stamp, recorded.log_time_ns)
+            if self._settings.clock == "stamps":
+                if stamp_origin is None:
+                    stamp_origin = stamp
+                now = max(now, start + stamp - stamp_origin)
+            else:
+                now = recorded.log_time_ns
+            yield Arrival(modality, stamp, data, now, bag_time_s)
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What became of one matched set."""
+
+    matched: MatchedSet[Modality]
+    released_ns: int
+    """receipt time at which the set was complete"""
+    bag_time_s: float
+    """the same as log time since the recording's first message"""
+    segmentation: Segmentation | None
+    error: str
+    """why there is no segmentation"""
+
+
+class Walk:
+    """One run over a recording: a synchronizer and a pipeline of its own, and faults by a timetable."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sources: Sources,
+        rig: Rig,
+        settings: ReplaySettings,
+        start_ns: int,
+        outages: Sequence[Outage] = (),
+    ) -> None:
+        card = engine.card
+        used = [m for m in settings.priority if m in sources.sensors and m in card.modalities]
+        used = [m for m in used if m in rig.calibration.sensors]
+        if not used:
+            raise SourceError(
+                f"no usable sensor is known to the model {card.name}, which takes "
+                + ", ".join(m.label for m in card.modalities)
+            )
+        self.sensors = tuple(sorted(used))
+        self.pipeline = Pipeline(engine, rig.calibration)
+        self.synchronizer: Synchronizer[Modality] = Synchronizer(
+            {m: self._config(card, sources, settings, m) for m in used},
+            priority=used,
+            max_wait_s=settings.max_wait_s,
+        )
+        self._start_ns = start_ns
+        self._now_ns = start_ns
+        self._max_wait_ns = round(settings.max_wait_s * NS_PER_S)
+        self._inject = FaultInjector(outages)
+        self._epoch: int | None = None
+
+    @staticmethod
+    def _config(
+        card: ModelCard, sources: Sources, settings: ReplaySettings, modality: Modality
+    ) -> StreamConfig:
+        sensor = settings.sensors[modality]
+        window = card.encodings[modality].settings.get("window_s", 0.05)
+        return StreamConfig(
+            timeout_s=sensor.timeout_s,
+            tolerance_s=sensor.tolerance_s,
+            max_age_s=sensor.max_age_s,
+            expected_rate_hz=sensor.expected_rate_hz,
+            windowed=sources.sensors[modality].kind in WINDOWED_KINDS,
+            window_s=float(window),
+        )
+
+    def feed(self, arrival: Arrival) -> Iterator[SetResult]:
+        """Take a message; gives the sets that are complete by then."""
+        yield from self._poll_until(arrival.now_ns)
+        self._now_ns = arrival.now_ns
+        if arrival.modality not in self.sensors:
+            return
+        data = self._inject(arrival.modality, arrival.stamp_ns, arrival.data, arrival.bag_time_s)
+        if data is not None:
+            sets = self.synchronizer.add(arrival.modality, arrival.stamp_ns, data, arrival.now_ns)
+            yield from self._segment(sets, arrival.now_ns)
+
+    def finish(self) -> Iterator[SetResult]:
+        """Complete the sets that still wait."""
+        yield from self._poll_until(self._now_ns + self._max_wait_ns + 1)
+
+    def _poll_until(self, end_ns: int) -> Iterator[SetResult]:
+        last = -1
+        while (due := self.synchronizer.next_deadline_ns()) is not None and due < end_ns:
+            # A deadline that stays is one that a poll cannot serve.
+            now = max(due, self._now_ns, last + 1)
+            if now >= end_ns:
+                return
+            last = now
+            yield from self._segment(self.synchronizer.poll(now), now)
+
+    def _segment(self, sets: Sequence[MatchedSet[Modality]], now_ns: int) -> Iterator[SetResult]:
+        for matched in sets:
+            if self._epoch is not None and matched.epoch != self._epoch:
+                self.pipeline.reset()
+            self._epoch = matched.epoch
+            bag_time_s = (now_ns - self._start_ns) / NS_PER_S
+            try:
+                done = self.pipeline.segment(matched)
+            except NoUsableInputError as error:
+                yield SetResult(matched, now_ns, bag_time_s, None, str(error))
+            else:
+                yield SetResult(matched, now_ns, bag_time_s, done, "")
+
+    def segment_subset(
+        self, matched: MatchedSet[Modality], subset: Sequence[Modality]
+    ) -> Segmentation | None:
+        """Segment the set just given out from some of its members; their features are at hand.
+
+        ``None`` if the set lacks one of them.
+        """
+        if not set(subset) <= set(matched.members):
+            return None
+        members = {m: matched.members[m] for m in subset}
+        try:
+            done = self.pipeline.segment(replace(matched, members=members))
+        except NoUsableInputError:
+            return None
+        return done if done.used == tuple(sorted(subset)) else None
+
+
+class SharedEncoder:
+    """An engine that encodes a picture once for several runs over the same recording."""
+
+    def __init__(self, engine: Engine, capacity: int = 32) -> None:
+        self._engine = engine
+        self._capacity = capacity
+        self._kept: OrderedDict[bytes, Features] = OrderedDict()
+        self.encoded = 0
+        """pictures that went through the network"""
+
+    @property
+    def card(self) -> ModelCard:
+        return self._engine.card
+
+    @property
+    def description(self) -> str:
+        return self._engine.description
+
+    def encode(
+        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
+    ) -> list[Features]:
+        """As the engine's, but only what is not kept is computed."""
+        keys = [
+            bytes([int(modality)]) + hashlib.blake2b(image, digest_size=16).digest()
+            for image, modality in zip(images, modality_ids, strict=True)
+        ]
+        new = [i for i, key in enumerate(keys) if key not in self._kept]
+        if new:
+            self.encoded += len(new)
+            fresh = self._engine.encode(images[new], modality_ids[new])
+            found = {keys[i]: features for i, features in zip(new, fresh, strict=True)}
+        else:
+            found = {}
+        result = []
+        for key in keys:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = found[key]
+            result.append(self._kept[key])
+        while len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+        return result
+
+    def fuse(self, features: Sequence[Features]) -> EngineOutput:
+        """As the engine's."""
+        return self._engine.fuse(features)
+
+    def segment(
+        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
+    ) -> EngineOutput:
+        """As the engine's."""
+        return self.fuse(self.encode(images, modality_ids))
+
+    def close(self) -> None:
+        """Release the model."""
+        self._kept.clear()
+        self._engine.close()
+
+
+def replay(arrivals: BagArrivals, walks: Mapping[str, Walk]) -> Iterator[tuple[str, SetResult]]:
+    """Lead a recording through several runs side by side."""
+    for arrival in arrivals:
+        for name, walk in walks.items():
+            for result in walk.feed(arrival):
+                yield name, result
+    for name, walk in walks.items():
+        for result in walk.finish():
+            yield name, result

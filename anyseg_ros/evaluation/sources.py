@@ -1,0 +1,498 @@
+"""What in a recording is which sensor, where each sensor sits, and what to say when that is unclear."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from anyseg_ros.decoding import (
+    EventPacketDecoder,
+    MessageError,
+    decode_camera_info,
+    decode_compressed_depth,
+    decode_compressed_image,
+    decode_depth_image,
+    decode_event_cloud,
+    decode_image,
+    decode_lidar,
+)
+from anyseg_ros.evaluation.bag import Bag, Topic
+from anyseg_ros.modalities import (
+    CameraModel,
+    RigCalibration,
+    RigidTransform,
+    SensorCalibration,
+    SensorData,
+)
+from anyseg_ros.modality import MODALITIES, Modality
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
+TF_MESSAGE = "tf2_msgs/msg/TFMessage"
+
+_LABEL_WORDS = re.compile(r"ground_?truth|label|semantic|segmentation|annotation", re.IGNORECASE)
+_EVENT_WORDS = re.compile(r"event|dvs", re.IGNORECASE)
+_DEPTH_WORDS = re.compile(r"depth", re.IGNORECASE)
+_NOT_COLOR_WORDS = re.compile(r"infra|thermal|mask|confidence|overlay|debug", re.IGNORECASE)
+
+
+class SourceError(ValueError):
+    """Something the evaluation needs and cannot find; the message asks for it by name."""
+
+
+class Decoder:
+    """Decodes one sensor's messages to sensor data. Some sensors carry state across messages."""
+
+    def __init__(self, kind: str, intensity_max: float = 0.0) -> None:
+        self._packets = EventPacketDecoder() if kind == "packets" else None
+        self._kind = kind
+        self._intensity_max = intensity_max
+
+    def __call__(self, message: Any) -> SensorData:
+        """Decode a message; raises :class:`~anyseg_ros.decoding.MessageError`."""
+        if self._packets is not None:
+            return self._packets(message)
+        if self._kind == "scan":
+            return decode_lidar(message, self._intensity_max)
+        return _DECODERS[self._kind](message)
+
+
+_DECODERS: dict[str, Any] = {
+    "image": decode_image,
+    "compressed": decode_compressed_image,
+    "depth": decode_depth_image,
+    "compressed_depth": decode_compressed_depth,
+    "events": decode_event_cloud,
+}
+WINDOWED_KINDS = ("events", "packets")
+
+
+@dataclass(frozen=True)
+class SensorSource:
+    """Where one sensor's data is."""
+
+    topic: str
+    kind: str
+    """image, compressed, depth, compressed_depth, events, packets or scan"""
+    messages: int
+    frame_id: str
+    size: tuple[int, int] | None = None
+    """width and height as the messages tell, where they do"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was found in a recording."""
+
+    sensors: Mapping[Modality, SensorSource]
+    camera_infos: Mapping[Modality, str]
+    labels: str | None
+    notes: Sequence[str] = field(default=())
+    """What was chosen among several, and what was passed over."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the user says about a recording. Topics by sensor."""
+
+    topics: Mapping[Modality, str] = field(default_factory=dict)
+    camera_infos: Mapping[Modality, str] = field(default_factory=dict)
+    labels: str | None = None
+    extrinsics: Mapping[Modality, RigidTransform] = field(default_factory=dict)
+    """Grid from sensor."""
+    depth_registered: bool = False
+    rectified: bool = False
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    modality: Modality
+    source: SensorSource
+    rank: tuple[int, ...]
+    """lower is better"""
+
+
+def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
+    """Find sensors, their CameraInfo and labels by the types of the topics and their first messages.
+
+    Raises:
+        SourceError: if a topic the user named is not there or of no use, or no sensor is found.
+    """
+    overrides = overrides or Overrides()
+    by_name = {topic.name: topic for topic in bag.topics}
+    named = [*overrides.topics.values(), *overrides.camera_infos.values()]
+    if overrides.labels:
+        named.append(overrides.labels)
+    for name in named:
+        if name not in by_name:
+            raise SourceError(
+                f"{bag.name} has no topic {name}; it has {', '.join(by_name) or 'none'}"
+            )
+    notes: list[str] = []
+    labels = overrides.labels or _find_labels(bag, overrides)
+    candidates: dict[Modality, list[_Candidate]] = {}
+    for topic in bag.topics:
+        if topic.name == labels or topic.name in overrides.topics.values() or not topic.messages:
+            continue
+        candidate = _classify(bag, topic, notes)
+        if candidate is not None:
+            candidates.setdefault(candidate.modality, []).append(candidate)
+    sensors: dict[Modality, SensorSource] = {}
+    for modality in MODALITIES:
+        if modality in overrides.topics:
+            sensors[modality] = _as_sensor(bag, by_name[overrides.topics[modality]], modality)
+            continue
+        choices = sorted(candidates.get(modality, []), key=lambda c: (c.rank, c.source.topic))
+        if choices:
+            sensors[modality] = choices[0].source
+        if len(choices) > 1:
+            others = ", ".join(c.source.topic for c in choices[1:])
+            notes.append(
+                f"{modality.label}: {choices[0].source.topic} taken, not {others}; "
+                f"choose with --topic {modality.label}=TOPIC"
+            )
+    if not sensors:
+        raise SourceError(
+            f"{bag.name} has no sensor data; name it with --topic SENSOR=TOPIC, one of "
+            + ", ".join(f"{t.name} ({t.type})" for t in bag.topics)
+        )
+    infos = dict(overrides.camera_infos)
+    info_topics = [t.name for t in bag.topics if t.type == CAMERA_INFO and t.messages]
+    for modality, source in sensors.items():
+        if modality not in infos and modality is not Modality.LIDAR:
+            found = _nearest_info(bag, source, info_topics, infos.values())
+            if found is not None:
+                infos[modality] = found
+    return Sources(sensors, infos, labels, tuple(notes))
+
+
+def _find_labels(bag: Bag, overrides: Overrides) -> str | None:
+    taken = set(overrides.topics.values())
+    for topic in bag.topics:
+        if topic.name in taken or not topic.messages or not _LABEL_WORDS.search(topic.name):
+            continue
+        if topic.type == COMPRESSED_IMAGE:
+            first = bag.first(topic.name)
+            if first is not None and "png" in first.format.lower():
+                return topic.name
+        elif topic.type == IMAGE:
+            first = bag.first(topic.name)
+            if first is not None and first.encoding in ("mono8", "8UC1"):
+                return topic.name
+    return None
+
+
+def _classify(bag: Bag, topic: Topic, notes: list[str]) -> _Candidate | None:
+    """Which sensor a topic is, if it is one."""
+    if topic.type not in (IMAGE, COMPRESSED_IMAGE, POINT_CLOUD, EVENT_PACKET):
+        return None
+    if _LABEL_WORDS.search(topic.name):
+        return None
+    first = bag.first(topic.name)
+    if first is None:
+        notes.append(f"{topic.name}: not one message can be read")
+        return None
+    kind: str | None = None
+    modality = Modality.CAMERA
+    if topic.type == EVENT_PACKET:
+        modality, kind = Modality.EVENT, "packets"
+    elif topic.type == POINT_CLOUD:
+        fields = {f.name for f in first.fields}
+        if {"x", "y", "t", "p"} <= fields:
+            modality, kind = Modality.EVENT, "events"
+        elif {"x", "y", "z"} <= fields:
+            modality, kind = Modality.LIDAR, "scan"
+    elif topic.type == COMPRESSED_IMAGE:
+        if "compresseddepth" in first.format.lower():
+            modality, kind = Modality.DEPTH, "compressed_depth"
+        else:
+            kind = "compressed"
+    elif first.encoding in ("16UC1", "32FC1") or (
+        first.encoding == "mono16" and _DEPTH_WORDS.search(topic.name)
+    ):
+        modality, kind = Modality.DEPTH, "depth"
+    else:
+        kind = "image"
+    if kind is None:
+        notes.append(f"{topic.name} passed over: a point cloud without x, y, z or x, y, t, p")
+        return None
+    if kind in ("image", "compressed"):
+        if _EVENT_WORDS.search(topic.name):
+            modality = Modality.EVENT
+        elif _DEPTH_WORDS.search(topic.name):
+            notes.append(f"{topic.name} passed over: depth in a picture encoding without a unit")
+            return None
+    grey = "mono" in str(getattr(first, "encoding", ""))
+    rank = (
+        int(kind in ("image", "compressed") and modality is Modality.EVENT),
+        int(bool(_NOT_COLOR_WORDS.search(topic.name))),
+        int(grey),
+        int("right" in topic.name),
+        int(kind.startswith("compressed")),
+        -topic.messages,
+    )
+    return _Candidate(modality, _source(topic, kind, first), rank)
+
+
+def _source(topic: Topic, kind: str, first: Any) -> SensorSource:
+    size = None
+    if kind in ("image", "depth", "packets"):
+        size = (int(first.width), int(first.height))
+    return SensorSource(topic.name, kind, topic.messages, str(first.header.frame_id), size)
+
+
+def _as_sensor(bag: Bag, topic: Topic, modality: Modality) -> SensorSource:
+    """A topic the user named, as the sensor he named."""
+    kinds = {
+        (Modality.CAMERA, IMAGE): "image",
+        (Modality.CAMERA, COMPRESSED_IMAGE): "compressed",
+        (Modality.DEPTH, IMAGE): "depth",
+        (Modality.DEPTH, COMPRESSED_IMAGE): "compressed_depth",
+        (Modality.EVENT, POINT_CLOUD): "events",
+        (Modality.EVENT, EVENT_PACKET): "packets",
+        (Modality.EVENT, IMAGE): "image",
+        (Modality.EVENT, COMPRESSED_IMAGE): "compressed",
+        (Modality.LIDAR, POINT_CLOUD): "scan",
+    }
+    kind = kinds.get((modality, topic.type))
+    if kind is None:
+        allowed = ", ".join(t for m, t in kinds if m is modality)
+        raise SourceError(
+            f"{topic.name} is {topic.type}, which is no {modality.label} data; expected {allowed}"
+        )
+    first = bag.first(topic.name)
+    if first is None:
+        raise SourceError(f"{topic.name}: not one message can be read")
+    return _source(topic, kind, first)
+
+
+def _nearest_info(
+    bag: Bag, source: SensorSource, info_topics: Sequence[str], taken: Any
+) -> str | None:
+    """The CameraInfo of a sensor: the nearest by name, else the only one of its frame."""
+    parts = source.topic.strip("/").split("/")
+    # camera/image/compressed and camera/camera_info share "camera"; at the root nothing is shared.
+    for depth in range(len(parts) - 1, 0, -1):
+        prefix = "/" + "/".join(parts[:depth]) + "/"
+        near = [name for name in info_topics if name.startswith(prefix) and name not in taken]
+        if near:
+            return min(near, key=lambda name: (name.count("/"), name))
+    for name in info_topics:
+        first = bag.first(name)
+        if first is not None and name not in taken and first.header.frame_id == source.frame_id:
+            return name
+    return None
+
+
+class TransformTree:
+    """Static transforms between frames."""
+
+    def __init__(self) -> None:
+        self._edges: dict[str, dict[str, RigidTransform]] = {}
+
+    def add(self, parent: str, child: str, parent_from_child: RigidTransform) -> None:
+        """Note an edge; a later one replaces an earlier."""
+        self._edges.setdefault(parent, {})[child] = parent_from_child
+        self._edges.setdefault(child, {})[parent] = parent_from_child.inverse()
+
+    @property
+    def frames(self) -> list[str]:
+        return sorted(self._edges)
+
+    def lookup(self, target: str, source: str) -> RigidTransform | None:
+        """``target_from_source``, or ``None`` if the frames are not connected."""
+        if target == source:
+            return RigidTransform.identity()
+        reached = {target: RigidTransform.identity()}
+        front = [target]
+        while front:
+            frame = front.pop(0)
+            for other, frame_from_other in self._edges.get(frame, {}).items():
+                if other in reached:
+                    continue
+                reached[other] = reached[frame] @ frame_from_other
+                if other == source:
+                    return reached[other]
+                front.append(other)
+        return None
+
+
+def read_transforms(bag: Bag) -> TransformTree:
+    """The transforms on the recording's static TF topics."""
+    tree = TransformTree()
+    topics = [t.name for t in bag.topics if t.type == TF_MESSAGE and "static" in t.name]
+    for recorded in bag.messages(topics):
+        try:
+            message = recorded.decode()
+        except Exception:  # a damaged message costs itself
+            continue
+        for edge in message.transforms:
+            t, q = edge.transform.translation, edge.transform.rotation
+            try:
+                transform = RigidTransform.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
+            except ValueError:
+                continue
+            tree.add(edge.header.frame_id.strip("/"), edge.child_frame_id.strip("/"), transform)
+    return tree
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A recording's calibration and what was left open."""
+
+    calibration: RigCalibration
+    origin: Mapping[Modality, str]
+    """Where each usable sensor's calibration comes from, in words."""
+    missing: Mapping[Modality, str]
+    """Sensors that cannot be used, with what would have to be given."""
+
+
+def find_rig(
+    bag: Bag,
+    sources: Sources,
+    from_file: RigCalibration | None = None,
+    overrides: Overrides | None = None,
+) -> Rig:
+    """Put the rig's calibration together: the file first, then CameraInfo; extrinsics also from TF.
+
+    A lone image sensor without any calibration is its own grid: nothing needs to be projected.
+
+    Raises:
+        SourceError: if there is no segmentation grid, or no sensor can be used.
+    """
+    overrides = overrides or Overrides()
+    infos = _read_infos(bag, sources, overrides.rectified)
+    grid, grid_frame, grid_origin = _find_grid(sources, from_file, infos)
+    tree = read_transforms(bag)
+    sensors: dict[Modality, SensorCalibration] = {}
+    origin: dict[Modality, str] = {}
+    missing: dict[Modality, str] = {}
+    for modality, source in sources.sensors.items():
+        frame = source.frame_id.strip("/")
+        in_file = from_file.sensors.get(modality) if from_file else None
+        said: list[str] = []
+
+        camera: CameraModel | None = None
+        registered = modality is Modality.DEPTH and overrides.depth_registered
+        if registered:
+            camera = infos.get(Modality.CAMERA, (grid, ""))[0]
+            said.append("registered to the camera")
+        elif modality is not Modality.LIDAR:
+            if in_file is not None and in_file.camera is not None:
+                camera = in_file.camera
+                said.append("intrinsics from the file")
+            elif modality in infos:
+                camera = infos[modality][0]
+                said.append(f"intrinsics from {sources.camera_infos[modality]}")
+            elif grid_origin is modality or (modality is Modality.CAMERA and from_file):
+                camera = grid
+                said.append("its own grid, no intrinsics needed" if not from_file else "the grid's")
+            else:
+                missing[modality] = (
+                    f"no intrinsics: give --camera-info {modality.label}=TOPIC, or intrinsics in "
+                    "--calibration FILE"
+                )
+                continue
+
+        transform: RigidTransform | None
+        if modality in overrides.extrinsics:
+            transform = overrides.extrinsics[modality]
+            said.append("extrinsics as given")
+        elif in_file is not None:
+            transform = in_file.grid_from_sensor
+            said.append("extrinsics from the file")
+        elif registered or grid_origin is modality:
+            transform = RigidTransform.identity()
+        else:
+            transform = tree.lookup(grid_frame, frame)
+            if transform is None and modality is Modality.CAMERA:
+                transform = RigidTransform.identity()
+            elif transform is not None and frame != grid_frame:
+                said.append("extrinsics from tf_static")
+        if transform is None:
+            known = f"TF knows {', '.join(tree.frames)}" if tree.frames else "there is no static TF"
+            missing[modality] = (
+                f"no extrinsics from {frame!r} to {grid_frame!r} ({known}): give --extrinsics "
+                f"{modality.label}=x,y,z,qx,qy,qz,qw or --calibration FILE"
+            )
+            continue
+        sensors[modality] = SensorCalibration(frame, transform, camera)
+        origin[modality] = ", ".join(said) or "the grid's frame"
+    if not sensors:
+        reasons = "; ".join(f"{m.label}: {reason}" for m, reason in missing.items())
+        raise SourceError(f"{bag.name}: no sensor can be used: {reasons}")
+    return Rig(RigCalibration(grid, grid_frame, sensors), origin, missing)
+
+
+def _read_infos(
+    bag: Bag, sources: Sources, rectified: bool
+) -> dict[Modality, tuple[CameraModel, str]]:
+    infos = {}
+    for modality, topic in sources.camera_infos.items():
+        first = bag.first(topic)
+        if first is None:
+            continue
+        try:
+            model = decode_camera_info(first, rectified)
+        except MessageError as error:
+            raise SourceError(
+                f"{topic}: {error}; name another with --camera-info {modality.label}=TOPIC, or give "
+                "--calibration FILE"
+            ) from None
+        infos[modality] = (model, str(first.header.frame_id).strip("/"))
+    return infos
+
+
+def _find_grid(
+    sources: Sources,
+    from_file: RigCalibration | None,
+    infos: Mapping[Modality, tuple[CameraModel, str]],
+) -> tuple[CameraModel, str, Modality | None]:
+    """The grid, its frame, and the sensor that is the grid itself, if one is."""
+    if from_file is not None:
+        return from_file.grid, from_file.grid_frame_id, None
+    if Modality.CAMERA in infos:
+        return infos[Modality.CAMERA][0].undistorted(), infos[Modality.CAMERA][1], None
+    lone = [m for m in sources.sensors if m is not Modality.LIDAR]
+    if len(lone) == 1 and len(sources.sensors) == 1:
+        modality = lone[0]
+        source = sources.sensors[modality]
+        if modality in infos:
+            return infos[modality][0].undistorted(), infos[modality][1], modality
+        if source.size is not None:
+            width, height = source.size
+            # Nothing is projected, so the focal length never enters a result.
+            nominal = CameraModel(
+                width, height, float(width), float(width), (width - 1) / 2, (height - 1) / 2
+            )
+            return nominal, source.frame_id.strip("/"), modality
+    raise SourceError(
+        "no segmentation grid: the camera's CameraInfo is not in the recording; give "
+        "--calibration FILE, or --camera-info camera=TOPIC"
+    )
+
+
+def restrict(sources: Sources, modalities: Sequence[Modality]) -> Sources:
+    """The same sources, of some sensors only."""
+    return replace(
+        sources, sensors={m: s for m, s in sources.sensors.items() if m in set(modalities)}
+    )
+
+
+def parse_extrinsics(text: str) -> RigidTransform:
+    """``x,y,z,qx,qy,qz,qw``, metres and quaternion.
+
+    Raises:
+        ValueError: if it is not seven numbers, or the quaternion has no length.
+    """
+    values = np.array([float(v) for v in text.split(",")])
+    if values.shape != (7,):
+        raise ValueError(f"{text!r}: expected x,y,z,qx,qy,qz,qw")
+    return RigidTransform.from_quaternion(values[3:], values[:3])
