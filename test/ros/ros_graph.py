@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -118,7 +119,7 @@ class Watcher:
     def __enter__(self) -> Watcher:
         self.results: list[Result] = []
         self.masks: list[tuple[float, int]] = []
-        self.inputs: dict[Modality, list[float]] = {m: [] for m in self.input_topics}
+        self.inputs: dict[Modality, list[tuple[float, int]]] = {m: [] for m in self.input_topics}
         self.diagnostics: dict[str, Any] = {}
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.number)
@@ -161,7 +162,14 @@ class Watcher:
         self.diagnostics = {status.name: status for status in message.status}
 
     def _input(self, modality: Modality) -> Callable[[Any], None]:
-        return lambda _: self.inputs[modality].append(time.monotonic())
+        """Note when a sensor's message came and its stamp, which is first in any CDR message."""
+
+        def receive(serialized: bytes) -> None:
+            seconds, nanoseconds = struct.unpack_from("<iI", serialized, 4)
+            stamp = seconds * 1_000_000_000 + nanoseconds
+            self.inputs[modality].append((time.monotonic(), stamp))
+
+        return receive
 
     def transition(self, which: int) -> bool:
         """Ask the node for a lifecycle transition, as ``ros2 lifecycle set`` does."""

@@ -12,7 +12,9 @@ import rig
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
 from ros_graph import Process, domain
+from sensor_msgs.msg import CompressedImage, Image
 
 from anyseg_ros.modality import MODALITIES
 from anyseg_ros.ros.node import SegmentationNode
@@ -332,11 +334,12 @@ def test_without_calibration_the_sensors_say_what_they_wait_for(values):
 def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
     values["camera__qos_reliable"] = True
     with domain() as number, Host(number, **values) as host:
-        from rclpy.qos import qos_profile_sensor_data
-        from sensor_msgs.msg import CompressedImage, Image
-
-        host.node.create_publisher(Image, "/camera/image", qos_profile_sensor_data)
-        host.node.create_publisher(CompressedImage, "/depth/image", 10)
+        # Of its own context: one DDS participant cannot have two types on a topic.
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        driver = rclpy.create_node("driver", context=context)
+        driver.create_publisher(Image, "/camera/image", qos_profile_sensor_data)
+        driver.create_publisher(CompressedImage, "/depth/image", 10)
         assert host.node.trigger_configure() == SUCCESS
         assert host.node.trigger_activate() == SUCCESS
         host.spin(0.5)
@@ -347,5 +350,7 @@ def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
 
         host.spin_until(lambda: "QoS mismatch on /camera/image" in messages()["camera"], "QoS")
         assert "camera.qos_reliable to false" in messages()["camera"]
-        assert "depth.type" in messages()["depth"]
+        host.spin_until(lambda: "depth.type" in messages()["depth"], "type")
         assert "nobody publishes on /lidar/points" in messages()["lidar"]
+        driver.destroy_node()
+        rclpy.shutdown(context=context)
