@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +65,8 @@ class EvaluationOptions:
     overrides: Overrides = field(default_factory=Overrides)
     sensors: tuple[Modality, ...] = MODALITIES
     """Only these, where the recording has them."""
-    subsets: tuple[Subset, ...] | None = None
-    """Which to evaluate; ``None`` for all of the recording's sensors."""
+    subsets: tuple[Subset, ...] | Literal["all", "leave-one-out"] = "all"
+    """Which to evaluate, of the recording's sensors."""
     every: int = 1
     """Evaluate the subsets on each n-th set."""
     outages: Path | None = None
@@ -110,7 +110,7 @@ class Listener:
         """Called for each set that has an output."""
 
     def end(self) -> None:
-        """Called after the last set, also when the replay failed."""
+        """Called after the last set, also when the replay failed after ``begin``."""
 
 
 def evaluate_recording(
@@ -146,8 +146,10 @@ def evaluate_recording(
         disturbed = OutageReplay(
             engine.card.classes, base.sensors, outages, duration_s, options.settings
         )
-    subsets = [s for s in all_subsets(base.sensors)]
-    if options.subsets is not None:
+    subsets = all_subsets(base.sensors)
+    if options.subsets == "leave-one-out":
+        subsets = [s for s in subsets if len(s) >= len(base.sensors) - 1]
+    elif options.subsets != "all":
         subsets = [s for s in subsets if s in options.subsets]
     scorer = Scorer(engine.card.classes, base.sensors, subsets, duration_s)
     labels = _labels(bag, sources, options)
@@ -157,12 +159,14 @@ def evaluate_recording(
     stages: dict[str, list[float]] = {"build": [], "encode": [], "fuse": []}
     by_live: dict[int, list[float]] = {}
     sweep_s = scoring_s = 0.0
-    for listener in listeners:
-        listener.begin(bag, base, rig)
+    begun: list[Listener] = []
     set_up_s = time.perf_counter() - began
     epochs = set()
     number = 0
     try:
+        for listener in listeners:
+            listener.begin(bag, base, rig)
+            begun.append(listener)
         for name, result in replay(arrivals, walks):
             progress(arrivals.bag_time_s)
             output = result.segmentation
@@ -194,7 +198,7 @@ def evaluate_recording(
                     listener.take(result, output, truth)
             scoring_s += time.perf_counter() - start
     finally:
-        for listener in listeners:
+        for listener in begun:
             listener.end()
     wall_s = time.perf_counter() - began
     results = _results(

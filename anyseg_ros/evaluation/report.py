@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,10 +11,18 @@ from typing import Any
 import cv2
 import matplotlib
 import numpy as np
-import numpy.typing as npt
-from jinja2 import Environment, StrictUndefined
 
 from anyseg_ros.classes import ClassSet
+from anyseg_ros.evaluation.drawing import (
+    SENSOR_COLORS,
+    Picture,
+    blank,
+    data_url,
+    depict,
+    environment,
+    overlay,
+    svg_text,
+)
 from anyseg_ros.evaluation.metrics import ConfusionMatrix
 from anyseg_ros.evaluation.outage_run import (
     OutageRun,
@@ -29,15 +34,6 @@ from anyseg_ros.modality import Modality
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-
-Picture = npt.NDArray[np.uint8]
-
-_COLORS = {
-    Modality.CAMERA: "#2563eb",
-    Modality.DEPTH: "#059669",
-    Modality.EVENT: "#d97706",
-    Modality.LIDAR: "#7c3aed",
-}
 
 
 @dataclass(frozen=True)
@@ -52,40 +48,18 @@ class Moment:
     ground_truth: Picture | None = field(repr=False)
 
 
-def depict(modality: Modality, image: Picture) -> npt.NDArray:
-    """A modality image uint8[H, W, 3] as a person would want to see it, RGB."""
-    if modality is Modality.CAMERA:
-        return image
-    if modality is Modality.EVENT:
-        shown = np.full_like(image, 255)
-        strongest = image[..., [0, 2]].max(-1)
-        brighter = image[..., 0] >= image[..., 2]
-        for mask, color in ((brighter, (220, 38, 38)), (~brighter, (29, 78, 216))):
-            shown[mask & (strongest > 20)] = color
-        return shown
-    near = cv2.cvtColor(cv2.applyColorMap(image[..., 0], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    near[image[..., 0] == 0] = 24
-    return near
-
-
-def overlay(labels: Picture, picture: Picture | None, classes: ClassSet) -> npt.NDArray:
-    """Class colours, over a picture where there is one."""
-    colors = classes.colorize(labels)
-    return colors if picture is None else cv2.addWeighted(colors, 0.65, picture, 0.35, 0.0)
-
-
 def film_strip(moments: Sequence[Moment], classes: ClassSet, width: int = 256) -> Picture:
     """The moments as one picture: a row each; inputs, output, ground truth as columns. RGB."""
     rows = []
     for moment in moments:
         height = width * moment.labels.shape[0] // moment.labels.shape[1]
         panels = [
-            _blank(width, height) if image is None else depict(modality, image)
+            blank(width, height) if image is None else depict(modality, image)
             for modality, image in sorted(moment.inputs.items())
         ]
         panels.append(classes.colorize(moment.labels))
         truth = moment.ground_truth
-        panels.append(_blank(width, height) if truth is None else classes.colorize(truth))
+        panels.append(blank(width, height) if truth is None else classes.colorize(truth))
         sized = [cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in panels]
         rows.append(
             np.concatenate(
@@ -93,18 +67,6 @@ def film_strip(moments: Sequence[Moment], classes: ClassSet, width: int = 256) -
             )
         )
     return np.concatenate(rows, 0)
-
-
-def _blank(width: int, height: int) -> Picture:
-    """What a silent sensor looks like: grey, crossed out."""
-    picture = np.full((height, width, 3), 226, np.uint8)
-    for begin, end in (((0, 0), (width, height)), ((0, height), (width, 0))):
-        cv2.line(picture, begin, end, (203, 203, 208), 1, cv2.LINE_AA)
-    text, font, scale = "no signal", cv2.FONT_HERSHEY_SIMPLEX, height / 240
-    (w, h), _ = cv2.getTextSize(text, font, scale, 1)
-    spot = ((width - w) // 2, (height + h) // 2)
-    cv2.putText(picture, text, spot, font, scale, (120, 120, 130), 1, cv2.LINE_AA)
-    return picture
 
 
 def output_quality(run: OutageRun, classes: ClassSet) -> list[tuple[float, float]]:
@@ -126,7 +88,7 @@ def draw_timeline(run: OutageRun, classes: ClassSet) -> Any:
     )
     order = list(run.sensors)
     for row, sensor in enumerate(order):
-        color = _COLORS[sensor]
+        color = SENSOR_COLORS[sensor]
         times = [0.0]
         for outage in sorted(
             (o for o in run.outages if o.sensor == sensor), key=lambda o: o.from_s
@@ -169,27 +131,6 @@ def draw_timeline(run: OutageRun, classes: ClassSet) -> Any:
     return figure
 
 
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    # Text stays text: small, searchable, and the same on every machine.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anyseg"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _data_url(picture: npt.NDArray, quality: int = 84) -> str:
-    done, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    assert done
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _number(value: float, digits: int = 0, unit: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}{unit}"
-
-
 def write_outage_report(
     folder: Path,
     run: OutageRun,
@@ -210,42 +151,44 @@ def write_outage_report(
     folder.mkdir(parents=True, exist_ok=True)
     figure = draw_timeline(run, classes)
     figure.savefig(folder / "timeline.png", dpi=120)
-    timeline = _svg(figure)
+    timeline = svg_text(figure)
     plt.close(figure)
     strip = film_strip(moments, classes)
     cv2.imwrite(str(folder / "film_strip.png"), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters["number"] = _number
     source = files("anyseg_ros.evaluation").joinpath("outage_report.html.j2").read_text()
     seen = sorted({int(c) for m in moments for c in np.unique(m.labels) if c < len(classes)})
-    page = environment.from_string(source).render(
-        run=run,
-        scores=scores,
-        reactions=reactions,
-        worst_gap_s=max((s.longest_gap_s for s in scores), default=float("nan")),
-        timeline=timeline,
-        rows=[
-            {
-                "time_s": m.time_s,
-                "used": m.used,
-                "inputs": [
-                    {
-                        "modality": modality,
-                        "url": None if image is None else _data_url(depict(modality, image)),
-                    }
-                    for modality, image in sorted(m.inputs.items())
-                ],
-                "output": _data_url(overlay(m.labels, m.inputs.get(Modality.CAMERA), classes)),
-                "truth": None
-                if m.ground_truth is None
-                else _data_url(classes.colorize(m.ground_truth)),
-            }
-            for m in moments
-        ],
-        legend=[(classes.names[c], "rgb({}, {}, {})".format(*classes.colors[c])) for c in seen],
-        colors={m.label: color for m, color in _COLORS.items()},
-        facts=facts,
+    page = (
+        environment()
+        .from_string(source)
+        .render(
+            run=run,
+            scores=scores,
+            reactions=reactions,
+            worst_gap_s=max((s.longest_gap_s for s in scores), default=float("nan")),
+            timeline=timeline,
+            rows=[
+                {
+                    "time_s": m.time_s,
+                    "used": m.used,
+                    "inputs": [
+                        {
+                            "modality": modality,
+                            "url": None if image is None else data_url(depict(modality, image)),
+                        }
+                        for modality, image in sorted(m.inputs.items())
+                    ],
+                    "output": data_url(overlay(m.labels, m.inputs.get(Modality.CAMERA), classes)),
+                    "truth": None
+                    if m.ground_truth is None
+                    else data_url(classes.colorize(m.ground_truth)),
+                }
+                for m in moments
+            ],
+            legend=[(classes.names[c], "rgb({}, {}, {})".format(*classes.colors[c])) for c in seen],
+            colors={m.label: color for m, color in SENSOR_COLORS.items()},
+            facts=facts,
+        )
     )
     path = folder / "index.html"
     path.write_text(page)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -16,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from anyseg_ros.classes import ClassSet
 from anyseg_ros.modalities import CameraModel, SegmentationGrid
 from anyseg_ros.modality import Modality
+from anyseg_ros.overlay import draw_overlay
 from anyseg_ros.pipeline import Segmentation
 from anyseg_ros.ros.messages import encode_camera_info, encode_image, header
 from anyseg_ros.sync import MatchedSet, StreamStatus
@@ -62,27 +60,6 @@ def modalities_message(
             )
         )
     return message
-
-
-def draw_overlay(
-    result: Segmentation, grid: SegmentationGrid, classes: ClassSet, alpha: float
-) -> npt.NDArray[np.uint8]:
-    """Class colours over the best picture there is: the camera's, else another sensor's in grey.
-
-    Returns:
-        uint8[H, W, 3], BGR, the size of the labels.
-    """
-    colours = cv2.cvtColor(classes.colorize(result.labels), cv2.COLOR_RGB2BGR)
-    source = min(result.images)
-    picture = result.images[source]
-    if result.labels.shape != picture.shape[:2]:
-        picture = grid.letterbox.restore(picture)
-    if source is Modality.CAMERA:
-        background = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    else:
-        background = cv2.cvtColor(np.ascontiguousarray(picture.max(axis=2)), cv2.COLOR_GRAY2BGR)
-    blended = cv2.addWeighted(colours, alpha, background, 1.0 - alpha, 0.0)
-    return np.asarray(blended, np.uint8)
 
 
 class ResultPublishers:
