@@ -207,7 +207,8 @@ class Atmosphere:
         wet = self.weather.wetness * (0.35 + 0.65 * puddles)
         strength = (wet * fresnel * ground).astype(np.float32)[..., None]
         dark = (0.5 * wet * ground).astype(np.float32)[..., None]
-        return np.asarray(light * (1 - dark) * (1 - strength) + strength * mirror, np.float32)
+        wet_light = light * (1 - dark) * (1 - strength) + strength * mirror
+        return np.asarray(wet_light, np.float32)
 
     def _rain(self, light: Radiance, rng: np.random.Generator) -> Radiance:
         height, width = light.shape[:2]
@@ -224,7 +225,7 @@ class Atmosphere:
             cv2.line(mask, start, end, int(strength[k]), 1, cv2.LINE_AA, 3)
         streak = (mask.astype(np.float32) / 255)[..., None]
         bright = 0.22 + 0.5 * np.array(self.weather.airlight, np.float32)
-        return light * (1 - 0.25 * streak) + 0.25 * streak * bright
+        return np.asarray(light * (1 - 0.25 * streak) + 0.25 * streak * bright, np.float32)
 
     # -- lamps ---------------------------------------------------------------------------------
     def _add_glow(

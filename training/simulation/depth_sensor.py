@@ -1,11 +1,12 @@
 """The depth camera: a stereo pair that measures disparity.
 
-``d = F / z`` with ``F`` = :data:`FOCAL_BASELINE` in pixel-metres; measured as ``d' = d + n`` rounded to
-a step of the rig (1/16 pixel or more), with smooth noise ``n`` of ``s`` = :data:`DISPARITY_SIGMA`
-pixels. Weather multiplies ``s`` by its factor and by ``1 / T``, with the transmission
-``T = exp(-beta z)``: contrast, which the match lives on, falls with it. Invalid (0) are: what lies beyond :data:`RANGE_M`; what the
-second lens cannot see; where ``T`` is under :data:`LEAST_CONTRAST`; the share that drops and darkness
-take. At night, only what lamps light can be matched: the lost share grows as ``z`` / 110 m.
+``d = F / z`` with ``F`` = :data:`FOCAL_BASELINE` in pixel-metres; measured as ``d' = d + n``
+rounded to a step of the rig (1/16 pixel or more), with smooth noise ``n`` of ``s`` =
+:data:`DISPARITY_SIGMA` pixels. Weather multiplies ``s`` by its factor and by ``1 / T``, with the
+transmission ``T = exp(-beta z)``: contrast, which the match lives on, falls with it. Invalid (0)
+are: what lies beyond :data:`RANGE_M`; what the second lens cannot see; where ``T`` is under
+:data:`LEAST_CONTRAST`; the share that drops and darkness take. At night, only what lamps light can
+be matched: the lost share grows as ``z`` / 110 m.
 """
 
 from __future__ import annotations

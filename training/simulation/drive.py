@@ -111,8 +111,15 @@ class Drive:
         failures.check_failure(failure)
         camera = self.rig.cameras[Modality.EVENT]
         pixels = np.random.default_rng([*self.key, PIXELS])
-        limit_hz = self.rig.event_limit_hz
-        return EventSensor(camera.width, camera.height, self.weather, failure, pixels, limit_hz)
+        return EventSensor(
+            camera.width,
+            camera.height,
+            self.weather,
+            failure,
+            pixels,
+            self.rig.event_threshold,
+            self.rig.event_limit_hz,
+        )
 
     def watch(self, sensor: EventSensor, t: float, stamp_ns: int) -> EventPacket:
         """Show an event camera the street at ``t``; returns the events since it last looked."""

@@ -23,7 +23,6 @@ from training.simulation import failures
 from training.simulation.atmosphere import Radiance, luminance
 from training.simulation.weather import Weather
 
-THRESHOLD = 0.24
 THRESHOLD_SPREAD = 0.04
 EPSILON = 0.02
 LENS_SIGMA_PX = 0.7
@@ -42,6 +41,7 @@ class EventSensor:
         weather: Weather,
         failure: str | None,
         pixel_rng: np.random.Generator,
+        threshold: float,
         limit_hz: float = math.inf,
     ) -> None:
         """A sensor that has seen nothing yet.
@@ -52,6 +52,7 @@ class EventSensor:
             weather: sets noise and bandwidth.
             failure: only ``"event_low_resolution"`` matters here.
             pixel_rng: draws the pixels' thresholds, the same for the same sensor.
+            threshold: mean contrast threshold in log luminance.
             limit_hz: rate above which it drops events.
         """
         self._block = failures.EVENT_BLOCK if failure == "event_low_resolution" else 1
@@ -60,7 +61,7 @@ class EventSensor:
         self._shape = (height // self._block, width // self._block)
         deviation = 1 + THRESHOLD_SPREAD * pixel_rng.standard_normal((height, width))
         spread = deviation.astype(np.float32)[: self._shape[0], : self._shape[1]]
-        self._threshold = np.float32(THRESHOLD) * np.clip(spread, 0.5, 1.5)
+        self._threshold = np.float32(threshold) * np.clip(spread, 0.5, 1.5)
         self._reference: Floats | None = None
         self._last: Floats | None = None
         self._last_ns = 0

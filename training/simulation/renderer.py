@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
@@ -53,9 +55,9 @@ class RayHits:
 
 def _open_context(width: int, height: int) -> Any:
     try:
-        from mujoco.rendering.classic import gl_context
-
-        context = gl_context.GLContext(width, height)
+        # MuJoCo settles on a back end when it is first imported, maybe before this package set its own.
+        module = "egl" if os.environ.get("MUJOCO_GL") in (None, "", "egl") else "gl_context"
+        context = import_module(f"mujoco.{module}").GLContext(width, height)
         context.make_current()
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         raise RenderingError(
@@ -249,6 +251,8 @@ class Renderer:
                 scene,
             )
             self._updated_for = modality
+        # Another renderer of this process may have been at work in between.
+        self._context.make_current()
         scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = identity
         scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = identity
         rect = mujoco.MjrRect(0, 0, camera.width, camera.height)

@@ -79,6 +79,8 @@ class Rig:
     """Steps a pixel in which the depth camera measures disparity."""
     event_limit_hz: float = math.inf
     """Rate above which the event camera drops events at random (event rate control)."""
+    event_threshold: float = 0.24
+    """Mean contrast threshold of the event camera, in log luminance."""
 
     def calibration(self) -> RigCalibration:
         """The calibration file of the rig; the RGB camera is the segmentation grid."""
