@@ -133,7 +133,7 @@ class OutageReplay:
 
     def worst_moments(self, count: int = 6) -> list[KeptMoment]:
         """The worst moments, well apart, in order of time."""
-        return pick_apart(list(self._worst.values()), count, self._duration_s / _BUCKETS)
+        return pick_apart(list(self._worst.values()), count, 2 * self._duration_s / _BUCKETS)
 
     @property
     def run(self) -> OutageRun:

@@ -242,7 +242,7 @@ class Scorer:
 
     def worst_moments(self, count: int = 6) -> list[KeptMoment]:
         """The worst moments, well apart, in order of time."""
-        return pick_apart(list(self._worst.values()), count, self._bucket_s)
+        return pick_apart(list(self._worst.values()), count, 2 * self._bucket_s)
 
     def contributions(self) -> dict[Modality, float] | None:
         """Shapley values in points of mIoU; ``None`` unless every subset was evaluated."""
