@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _run(options)
-    except (BagError, DataSetError, RenderingError) as error:
+    except (BagError, DataSetError, RenderingError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -20,10 +20,11 @@ from training.simulation.weather import WEATHER_NAMES, draw_weather
 
 Picture = npt.NDArray[np.uint8]
 
-TILE = (288, 144)
+TILE = (200, 100)
 WINDOW_S = 0.05
 DURATION_S = 8.0
 MOMENT_S = 3.0
+COLOR_STEP = 12
 
 
 def depth_picture(depth_mm: npt.NDArray[np.uint16]) -> Picture:
@@ -67,7 +68,7 @@ def _tile(picture: Picture, title: str) -> Picture:
     tile: Picture = np.asarray(cv2.resize(picture, TILE, interpolation=cv2.INTER_AREA), np.uint8)
     for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(
-            tile, title, (5, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, thickness, cv2.LINE_AA
+            tile, title, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, color, thickness, cv2.LINE_AA
         )
     return tile
 
@@ -110,5 +111,7 @@ def draw_montage(path: Path, seed: int) -> None:
                     failed.append(_tile(picture, failure))
     sheet = np.vstack([*rows, np.hstack(failed)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A palette of 256 colours keeps the picture small enough for a repository.
-    cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    # Few levels a channel keep the picture small enough for a repository.
+    sheet = (sheet // COLOR_STEP * COLOR_STEP + COLOR_STEP // 2).astype(np.uint8)
+    if not cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9]):
+        raise OSError(f"cannot write {path}")
