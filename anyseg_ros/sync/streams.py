@@ -35,7 +35,7 @@ CONFIRMATIONS = 3
 """Messages that must agree before a change of a stream's time is believed, either way."""
 MIN_SAMPLES = 4
 """Delays needed before they count as knowledge."""
-LATENESS_SAMPLES = 8
+LATENESS_SAMPLES = 16
 """Messages needed before a stream's usual lateness counts as known."""
 WINDOW = 32
 """Delays and intervals remembered."""
@@ -398,17 +398,18 @@ class Stream:
     def lateness_ns(self) -> tuple[int, int] | None:
         """(typical, bound) of receipt minus expected stamp: the median, and what nearly all keep.
 
-        The bound is the greatest recent one but one (a single straggler teaches nothing) plus
-        its distance to the median, plus 2 ms: generous, since the wait ends with the arrival and
-        the bound costs time only where a message is lost. None until enough is known.
+        The bound is the greatest of the last 32 but one (a single straggler teaches nothing) plus
+        twice its distance to the median, plus 2 ms: generous, since a wait ends with the
+        arrival, so that the bound costs time only where a message is lost. None until enough is
+        known.
         """
         if len(self._lateness) < LATENESS_SAMPLES:
             return None
         if self._late_bound is None:
             ordered = sorted(self._lateness)
             typical = ordered[len(ordered) // 2]
-            high = ordered[-2] if len(ordered) >= 2 * LATENESS_SAMPLES else ordered[-1]
-            self._late_bound = typical, 2 * high - typical + to_ns(0.002)
+            high = ordered[-2] if len(ordered) == WINDOW else ordered[-1]
+            self._late_bound = typical, high + 2 * (high - typical) + to_ns(0.002)
         return self._late_bound
 
     def worth_waiting_until_ns(self, anchor_ns: int, latest_ns: int) -> int | None:
@@ -425,16 +426,17 @@ class Stream:
             return latest_ns
         ahead = anchor_ns - newest
         if self.config.windowed:
-            target = newest + -(-ahead // period) * period  # the packet that covers the anchor
+            steps = most = -(-ahead // period)  # to the packet that covers the anchor
         else:
-            steps = (2 * ahead + period - 1) // (2 * period)  # to the message nearest the anchor
-            if steps == 0 and ahead > self.tolerance_ns:
-                steps = 1
-            target = newest + steps * period
-            # A tenth of a period of slack: stamps jitter.
-            if steps == 0 or target > anchor_ns + self.tolerance_ns + period // 10:
-                return None
+            steps = most = (2 * ahead + period - 1) // (2 * period)  # to the nearest message
+            if ahead > self.tolerance_ns:
+                # Nothing in hand matches. If the nearest is lost, the last that could match is
+                # still worth waiting for. A tenth of a period of slack: stamps jitter.
+                most = (ahead + self.tolerance_ns + period // 10) // period
+                steps = max(steps, 1)
         typical, bound = bounds
-        if target + typical > latest_ns:
-            return None  # habitually late: used at its age
-        return min(target + bound, latest_ns)
+        # What is habitually later than the wait is used at its age, not awaited.
+        most = min(most, (latest_ns - typical - newest) // period)
+        if most < max(steps, 1):
+            return None
+        return min(newest + most * period + bound, latest_ns)

@@ -58,16 +58,16 @@ def test_the_first_message_waits_for_nobody():
 
 def test_a_set_waits_as_long_as_the_other_is_usually_late_and_no_longer():
     sync = pair()
-    fed(sync, 1000, lidar_late=30)
-    assert sync.add("camera", 1000 * MS, "image", 1010 * MS) == []
+    fed(sync, 2000, lidar_late=30)
+    assert sync.add("camera", 2000 * MS, "image", 2010 * MS) == []
     deadline = sync.next_deadline_ns()
-    assert 1035 * MS <= deadline <= 1037 * MS
+    assert 2035 * MS <= deadline <= 2037 * MS
     assert sync.poll(deadline - 1) == []
     (matched,) = sync.poll(deadline)
-    assert matched.stamp_ns == 1000 * MS
+    assert matched.stamp_ns == 2000 * MS
     # The LiDAR's last scan is older than the tolerance but young enough to be held.
     assert matched.members["lidar"].held
-    assert matched.members["lidar"].stamp_ns == 905 * MS
+    assert matched.members["lidar"].stamp_ns == 1905 * MS
 
 
 def test_max_wait_bounds_the_wait_while_nothing_is_learned():
@@ -81,9 +81,9 @@ def test_max_wait_bounds_the_wait_while_nothing_is_learned():
 def test_nothing_is_awaited_that_could_not_be_nearer():
     """The next scan is 70 ms off, the one in hand 30 ms: the set leaves at once."""
     sync = pair()
-    fed(sync, 1000, lidar_phase=70)
-    (matched,) = sync.add("camera", 1000 * MS, "image", 1010 * MS)
-    assert matched.members["lidar"].stamp_ns == 970 * MS
+    fed(sync, 2000, lidar_phase=70)
+    (matched,) = sync.add("camera", 2000 * MS, "image", 2010 * MS)
+    assert matched.members["lidar"].stamp_ns == 1970 * MS
 
 
 def test_too_old_is_not_used():
