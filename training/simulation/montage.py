@@ -24,7 +24,7 @@ TILE = (200, 100)
 WINDOW_S = 0.05
 DURATION_S = 8.0
 MOMENT_S = 3.0
-COLOR_STEP = 12
+COLOR_STEP = 16
 
 
 def depth_picture(depth_mm: npt.NDArray[np.uint16]) -> Picture:
@@ -112,6 +112,7 @@ def draw_montage(path: Path, seed: int) -> None:
     sheet = np.vstack([*rows, np.hstack(failed)])
     path.parent.mkdir(parents=True, exist_ok=True)
     # Few levels a channel keep the picture small enough for a repository.
-    sheet = (sheet // COLOR_STEP * COLOR_STEP + COLOR_STEP // 2).astype(np.uint8)
+    levels = np.minimum(np.arange(256) // COLOR_STEP * COLOR_STEP + COLOR_STEP // 2, 255)
+    sheet = levels.astype(np.uint8)[sheet]
     if not cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise OSError(f"cannot write {path}")

@@ -188,3 +188,13 @@ def test_the_bag_decodes_with_the_runtimes_decoders(recording):
         expected = rig.sensors[modality].camera
         assert (camera.width, camera.height) == (expected.width, expected.height)
         assert np.allclose(camera.matrix, expected.matrix)
+
+
+def test_the_montage_shows_every_weather_and_failure(tmp_path):
+    assert main(["montage", "--out", str(tmp_path / "montage.png")]) == 0
+    sheet = cv2.imread(str(tmp_path / "montage.png"))
+    assert sheet.shape == (600, 1000, 3)
+    # The event pictures have a white ground, the failures' row an over-exposed picture.
+    assert (sheet[:500, 400:600] > 240).all(-1).mean() > 0.3
+    assert (sheet[500:, 200:400] > 240).all(-1).mean() > 0.1
+    assert (tmp_path / "montage.png").stat().st_size < 400_000
