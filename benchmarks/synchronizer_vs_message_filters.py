@@ -149,6 +149,15 @@ def is_complete(emitted: Emitted, slop_s: float) -> bool:
     return all(abs(a.stamp_ns - camera) <= slop_s * S for a in emitted.members.values())
 
 
+def is_before(emitted: Emitted) -> bool:
+    """Whether a complete set is of the time before the outage, by its camera stamp.
+
+    By time of emission a set at the boundary would count for the faster synchronizer only.
+    """
+    start, end = STRETCHES["before"]
+    return start <= (emitted.members[Modality.CAMERA].stamp_ns - ORIGIN_NS) / S < end
+
+
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)] if values else 0.0
 
@@ -204,11 +213,8 @@ def main() -> int:
         for name, runs in results.items():
             rows.append({"scenario": scenario, "name": name, **measure(runs, arguments.slop)})
         counts = [
-            [
-                sum(is_complete(e, arguments.slop) for e in run if 1 <= e.now_ns / S < 10)
-                for run in r
-            ]
-            for r in results.values()
+            [sum(is_complete(e, arguments.slop) and is_before(e) for e in run) for run in runs]
+            for runs in results.values()
         ]
         if len(counts) == 2:
             worse = sum(ours < theirs for ours, theirs in zip(*counts, strict=True))

@@ -421,8 +421,7 @@ class Stream:
         if newest is not None and newest >= anchor_ns:
             return None
         period = self.period_ns()
-        bounds = self.lateness_ns()
-        if newest is None or period is None or bounds is None:
+        if newest is None or period is None:
             return latest_ns
         ahead = anchor_ns - newest
         if self.config.windowed:
@@ -434,9 +433,12 @@ class Stream:
                 # still worth waiting for. A tenth of a period of slack: stamps jitter.
                 most = (ahead + self.tolerance_ns + period // 10) // period
                 steps = max(steps, 1)
-        typical, bound = bounds
-        # What is habitually later than the wait is used at its age, not awaited.
-        most = min(most, (latest_ns - typical - newest) // period)
+        lateness = self.lateness_ns()
+        if lateness is not None:
+            # What is habitually later than the wait is used at its age, not awaited.
+            most = min(most, (latest_ns - lateness[0] - newest) // period)
         if most < max(steps, 1):
             return None
-        return min(newest + most * period + bound, latest_ns)
+        if lateness is None:
+            return latest_ns
+        return min(newest + most * period + lateness[1], latest_ns)
