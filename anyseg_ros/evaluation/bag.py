@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 import struct
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -14,11 +15,17 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
+import lz4.frame
 import yaml
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 NS_PER_S = 1_000_000_000
 
@@ -31,6 +38,7 @@ string encoding
 bool is_bigendian
 uint8[] events
 """
+_MCAP_CHUNK = 0x06
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 # DataEnd and an empty Footer: no summary, readers then scan the file.
 _MCAP_END = b"\x0f" + struct.pack("<QI", 4, 0) + b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0)
@@ -267,6 +275,7 @@ def _repaired(file: Path, folder: Path) -> Path | None:
 def _repair_mcap(file: Path, target: Path) -> bool:
     """Copy the whole records of an MCAP file and end it properly (https://mcap.dev/spec)."""
     size = file.stat().st_size
+    last_chunk = b""
     with file.open("rb") as source:
         if source.read(8) != _MCAP_MAGIC:
             return False
@@ -277,7 +286,11 @@ def _repair_mcap(file: Path, target: Path) -> bool:
                 break
             opcode, length = struct.unpack("<BQ", head)
             # The data end, the footer and the index after them are written anew.
-            if opcode in (0x02, 0x0F) or end + 9 + length > size:
+            if opcode in (0x02, 0x0F):
+                break
+            if end + 9 + length > size:
+                if opcode == _MCAP_CHUNK:
+                    last_chunk = _saved_chunk(source.read())
                 break
             end += 9 + length
             source.seek(end)
@@ -289,8 +302,35 @@ def _repair_mcap(file: Path, target: Path) -> bool:
             while left and (block := source.read(min(left, 1 << 20))):
                 out.write(block)
                 left -= len(block)
-            out.write(_MCAP_END + _MCAP_MAGIC)
+            out.write(last_chunk + _MCAP_END + _MCAP_MAGIC)
     return True
+
+
+def _saved_chunk(content: bytes) -> bytes:
+    """A chunk record of the whole records at the beginning of a chunk that is cut off; maybe empty."""
+    if len(content) < 32:
+        return b""
+    begin_ns, end_ns, _, _, name_length = struct.unpack("<QQQII", content[:32])
+    compression = content[32 : 32 + name_length].decode(errors="replace")
+    data = content[32 + name_length + 8 :]
+    try:
+        if compression == "zstd":
+            data = zstd.ZstdDecompressor().decompress(data)
+        elif compression == "lz4":
+            data = lz4.frame.LZ4FrameDecompressor().decompress(data)
+    except (zstd.ZstdError, RuntimeError):
+        return b""
+    end = 0
+    while end + 9 <= len(data):
+        (length,) = struct.unpack("<Q", data[end + 1 : end + 9])
+        if end + 9 + length > len(data):
+            break
+        end += 9 + length
+    if not end:
+        return b""
+    # Uncompressed, without a checksum.
+    head = struct.pack("<QQQIIQ", begin_ns, end_ns, end, 0, 0, end)
+    return struct.pack("<BQ", _MCAP_CHUNK, len(head) + end) + head + data[:end]
 
 
 def _repair_sqlite(file: Path, target: Path) -> bool:

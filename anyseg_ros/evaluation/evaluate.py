@@ -436,11 +436,22 @@ def remarks(
         lines.append(
             f"no set holds all of {subset_name(scorer.sensors)}: subsets cannot be compared"
         )
+    if scorer.foreign_ids:
+        lines.append(
+            f"the labels hold ids that are no class of the model ({_few(scorer.foreign_ids)}); those "
+            "pixels are not scored"
+        )
     if labels is not None:
         lines += [f"labels: {line}" for line in labels.refused[:3]]
         if scorer.frames and not scorer.labelled:
             lines.append(f"none of {len(labels)} labels lies within 0.03 s of a set")
     return lines
+
+
+def _few(numbers: Iterable[int]) -> str:
+    ordered = sorted(numbers)
+    text = ", ".join(map(str, ordered[:6]))
+    return text if len(ordered) <= 6 else f"{text} and {len(ordered) - 6} more"
 
 
 def machine() -> str:

@@ -126,6 +126,8 @@ class Scorer:
         self.subsets = {subset: SubsetTally(len(classes)) for subset in subsets}
         self.tags: dict[tuple[str, Subset], ConfusionMatrix] = {}
         self.unusable = 0
+        self.foreign_ids: set[int] = set()
+        """ids in the labels that are no class of the model"""
         self._bucket_s = max(duration_s / _BUCKETS, 1e-3)
         self._worst: dict[int, KeptMoment] = {}
         self._before: list[Image] = []
@@ -161,6 +163,8 @@ class Scorer:
                 if subset in outputs:
                     tally.add(outputs[subset], full, truth, inside)
         if truth is not None:
+            ids = np.flatnonzero(np.bincount(truth.ravel(), minlength=256))
+            self.foreign_ids |= {int(i) for i in ids if len(self.classes) <= i != IGNORE_ID}
             for tag in tags:
                 self._count_tag(tag, outputs, full.used, truth)
         frame = self._frame(result, full, outputs, truth, inside)

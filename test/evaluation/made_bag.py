@@ -221,9 +221,7 @@ def write_bag(
     entries.sort(key=lambda entry: log_time(entry[0]))
     writer = Writer(path, version=9, storage_plugin=storage)
     if compress:
-        mode = (
-            CompressionMode.STORAGE if storage is StoragePlugin.MCAP else CompressionMode.MESSAGE
-        )
+        mode = CompressionMode.STORAGE if storage is StoragePlugin.MCAP else CompressionMode.MESSAGE
         writer.set_compression(mode, CompressionFormat.ZSTD)
     with writer:
         connections = {}

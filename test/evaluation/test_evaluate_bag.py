@@ -1,0 +1,265 @@
+"""The command line: reports, exit codes, many recordings, bags and data sets that come out."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import made_bag
+import numpy as np
+import pytest
+from made_bag import write_bag
+
+from anyseg_ros.evaluation.bag import Bag
+from anyseg_ros.evaluation.evaluate_bag import DONE, FAILED, PARTIAL, WRONG_USE, main
+from anyseg_ros.modality import MODALITIES
+
+QUICK = ("--threads", "1", "--subsets", "leave-one-out")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp("bags") / "drive", 2.0)
+
+
+@pytest.fixture(scope="module")
+def reported(recording, tiny_model, tmp_path_factory):
+    """Folder of the report of a run with everything in it."""
+    out = tmp_path_factory.mktemp("out")
+    timetable = out / "outages.yaml"
+    timetable.write_text("outages: [{sensor: camera, from_s: 0.5, to_s: 1.2}]")
+    arguments = ["--outages", str(timetable), "--tag", "fog", "--threads", "1"]
+    status = main([str(recording), "--model", str(tiny_model), "--out", str(out), *arguments])
+    assert status == DONE
+    return out / "drive"
+
+
+# --- the report -------------------------------------------------------------------------------
+
+
+class Links(HTMLParser):
+    """Collects every address a page refers to, and its headings."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses, self.ids, self.tags = [], set(), []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [
+            found[k] for k in ("src", "href", "data") if k in found and tag != "path"
+        ]
+        if tag == "h2":
+            self.ids.add(found.get("id"))
+
+
+def test_the_page_is_whole_and_needs_nothing_else(reported):
+    text = (reported / "index.html").read_text()
+    page = Links()
+    page.feed(text)
+    assert {
+        "moments", "subsets", "contributions", "classes", "tags", "timeline", "fragile",
+        "outages", "recovery", "outage-moments", "speed", "inputs", "facts",
+    } <= page.ids  # fmt: skip
+    pictures = [a for a in page.addresses if not a.startswith("#")]
+    assert pictures and all(a.startswith("data:image/jpeg;base64,") for a in pictures)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert not re.search(r"url\(\s*['\"]?https?:", text)
+    assert "nan" not in re.sub(r"<[^>]*>", " ", text).lower().split()
+    assert len(text) < 3_000_000
+
+
+def test_the_page_shows_in_a_real_browser(reported, tmp_path):
+    browser = next(
+        (b for n in ("chromium", "chromium-browser", "google-chrome") if (b := shutil.which(n))),
+        None,
+    )
+    if browser is None:
+        pytest.skip("no chromium or chrome on this machine: the page is not drawn")
+    page, picture = (reported / "index.html").as_uri(), tmp_path / "page.png"
+    # No name resolves: whatever the page would fetch from the network is missing in the picture.
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1250,3000", "--virtual-time-budget=2000",
+    ]  # fmt: skip
+    shot = subprocess.run(
+        [*command, f"--screenshot={picture}", page], capture_output=True, timeout=60
+    )
+    assert shot.returncode == 0, shot.stderr.decode()
+    drawn = cv2.imread(str(picture))
+    assert drawn is not None and drawn.shape[:2] == (3000, 1250)
+    # Content from top to bottom, and the film strip's colours among it.
+    for band in np.array_split(drawn, 8):
+        assert (band < 250).mean() > 0.005
+    colors = cv2.cvtColor(drawn, cv2.COLOR_BGR2HSV)
+    assert (colors[..., 1] > 120).mean() > 0.02
+    # What a reader sees as text, as the browser laid it out.
+    dom = subprocess.run([*command, "--dump-dom", page], capture_output=True, timeout=60)
+    assert "Every combination of sensors" in dom.stdout.decode()
+
+
+def test_tables_are_written(reported):
+    results = json.loads((reported / "results.json").read_text())
+    assert results["model"]["name"] == "tiny"
+    assert len(results["subsets"]) == 16
+    lines = (reported / "subsets.csv").read_text().splitlines()
+    assert len(lines) == 17 and lines[0].startswith("subset,")
+    frames = (reported / "frames.csv").read_text().splitlines()
+    assert len(frames) == 1 + results["run"]["segmented"]
+    timing = json.loads((reported / "timing.json").read_text())
+    assert set(timing["stages_ms"]) == {"build", "encode", "fuse"}
+
+
+# --- exit codes -------------------------------------------------------------------------------
+
+
+def run(tiny_model, out, *arguments):
+    return main([*map(str, arguments), "--model", str(tiny_model), "--out", str(out), *QUICK])
+
+
+def test_damage_and_failure_have_exit_codes_of_their_own(recording, tiny_model, tmp_path, capsys):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(recording, damaged)
+    file = next(damaged.glob("*.mcap"))
+    file.write_bytes(file.read_bytes()[:-2000])
+    assert run(tiny_model, tmp_path, damaged) == PARTIAL
+    assert "damaged" in capsys.readouterr().out
+    assert (tmp_path / "damaged" / "index.html").is_file()
+
+    (tmp_path / "empty.mcap").write_bytes(b"")
+    assert run(tiny_model, tmp_path, tmp_path / "empty.mcap") == FAILED
+    assert run(tiny_model, tmp_path, tmp_path / "nowhere") == FAILED
+    told = capsys.readouterr().err
+    assert "empty.mcap cannot be read" in told and "nowhere: no such file" in told
+    assert all(line.startswith("evaluate_bag: ") for line in told.splitlines())
+
+    silent = write_bag(tmp_path / "silent", 0.0, transforms=False, infos=False)
+    assert run(tiny_model, tmp_path, silent) == FAILED
+    assert "is empty: it holds no message" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (("--model", "nowhere/at/all"), "no model folder"),
+        (("--outages", "nowhere.yaml"), "cannot read timetable"),
+        (("--subsets", "sonar"), "unknown modality 'sonar'"),
+        (("--topic", "camera"), "expected SENSOR=VALUE"),
+        (("--random-outages", "x"), "SEED"),
+        (("--jobs", "0"), "--jobs is 0"),
+        (("--calibration", "nowhere.yaml"), "cannot read calibration"),
+        (("--extrinsics", "lidar=1,2"), "expected x,y,z,qx,qy,qz,qw"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_runs(recording, tiny_model, capsys, arguments, told):
+    model = () if arguments[0] == "--model" else ("--model", str(tiny_model))
+    assert main([str(recording), *model, *arguments]) == WRONG_USE
+    assert told in capsys.readouterr().err
+
+
+# --- many recordings --------------------------------------------------------------------------
+
+
+def test_many_recordings_one_of_them_broken_then_again(recording, tiny_model, tmp_path, capsys):
+    drives = tmp_path / "drives"
+    for name in ("monday", "tuesday"):
+        shutil.copytree(recording, drives / name)
+    (drives / "broken.mcap").write_bytes(b"\x89MCAP0\r\nnothing")
+    out = tmp_path / "out"
+    arguments = (drives, "--duration", "0.6", "--jobs", "2")
+    assert run(tiny_model, out, *arguments) == FAILED
+    said = capsys.readouterr().out
+    assert "2 of 3 recordings evaluated" in said
+    assert "cannot be read" in (out / "broken" / "log.txt").read_text()
+    table = (out / "recordings.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in table[1:]] == [
+        ["broken", "failed"],
+        ["monday", "done"],
+        ["tuesday", "done"],
+    ]
+    # The same again: what is done stays as it is, what failed is tried once more.
+    before = (out / "monday" / "results.json").stat().st_mtime_ns
+    (drives / "broken.mcap").unlink()
+    assert run(tiny_model, out, *arguments) == DONE
+    assert "2 of 2 recordings are done already" in capsys.readouterr().out
+    assert (out / "monday" / "results.json").stat().st_mtime_ns == before
+
+
+# --- what comes out besides -------------------------------------------------------------------
+
+
+def test_the_output_bag_holds_the_results_on_the_nodes_topics(recording, tiny_model, tmp_path):
+    folder = tmp_path / "bags"
+    extra = ("--write-bag", str(folder))
+    assert run(tiny_model, tmp_path / "out", recording, *extra) == DONE
+    results = json.loads((tmp_path / "out" / "drive" / "results.json").read_text())
+    with Bag([folder / "drive_anyseg"]) as bag:
+        counts = {topic.name: topic.messages for topic in bag.topics}
+        sets = results["run"]["segmented"]
+        for name in ("segmentation", "confidence", "overlay/compressed", "camera_info"):
+            assert counts[f"/anyseg/{name}"] == sets
+        assert counts["/tf_static"] == 1
+        messages = [m.decode() for m in bag.messages(["/anyseg/segmentation"])]
+        overlay = bag.first("/anyseg/overlay/compressed")
+    stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in messages]
+    assert stamps == sorted(set(stamps)) and stamps[0] == made_bag.START_NS
+    assert {(m.encoding, m.width, m.height) for m in messages} == {("mono8", 128, 64)}
+    assert cv2.imdecode(overlay.data, cv2.IMREAD_COLOR).shape == (64, 128, 3)
+    first = (folder / "drive_anyseg" / "drive_anyseg.mcap").read_bytes()
+    assert run(tiny_model, tmp_path / "out", recording, *extra, "--fresh") == DONE
+    assert (folder / "drive_anyseg" / "drive_anyseg.mcap").read_bytes() == first
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_an_extracted_drive_is_read_by_training(tiny_model, tmp_path, labels):
+    street = pytest.importorskip("training.data.street", reason="torch is not installed")
+    path = write_bag(tmp_path / "drive", 2.0, labels=labels)
+    root = tmp_path / "data"
+    assert run(tiny_model, tmp_path / "out", path, "--extract", root, "--tag", "fog") == DONE
+    frames = street.list_frames(root, "train")
+    assert len(frames) == 4
+    spec = street.ImageSpec(width=128, height=64)
+    for frame in frames:
+        planes = street.build_planes(frame, spec)
+        assert planes.shape[1:] == (64, 128)
+        label = planes[-1]
+        if labels:
+            np.testing.assert_array_equal(label, made_bag.scene(frame.anchor_stamp_ns))
+        else:
+            assert (label == 255).all()
+        for modality in MODALITIES:
+            assert planes[3 * modality : 3 * modality + 3].any(), modality
+    about = (root / "train" / "drive" / "drive.yaml").read_text()
+    assert f"labelled_frames: {4 if labels else 0}" in about
+
+
+def test_a_data_set_of_other_classes_is_not_mixed_in(recording, tiny_model, tmp_path, capsys):
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "dataset.yaml").write_text("classes: [cat, dog]")
+    assert run(tiny_model, tmp_path / "out", recording, "--extract", root) == FAILED
+    assert "other classes" in capsys.readouterr().err
+
+
+# --- a real recording -------------------------------------------------------------------------
+
+
+def test_a_real_event_recording_goes_through_from_end_to_end(tiny_model, tmp_path):
+    path = os.environ.get("ANYSEG_EVENT_BAG")
+    if not path:
+        pytest.skip("set ANYSEG_EVENT_BAG to a bag of event_camera_msgs/EventPacket")
+    out = tmp_path / "out"
+    extra = ("--duration", "1.0", "--write-bag", str(tmp_path / "bags"))
+    assert run(tiny_model, out, path, *extra) == DONE
+    results = json.loads((out / Path(path).name / "results.json").read_text())
+    (sensor,) = results["sensors"]
+    assert sensor["sensor"] == "event" and sensor["refused"] == 0
+    assert results["run"]["segmented"] > 50
+    assert results["subsets"][0]["miou"] is None
+    assert (out / Path(path).name / "index.html").is_file()

@@ -1,0 +1,338 @@
+"""A recording is replayed as the node would have lived it, scored right, and the same each time."""
+
+import json
+import math
+from dataclasses import replace
+
+import made_bag
+import numpy as np
+import pytest
+from made_bag import TOPICS, write_bag
+from rosbags.rosbag2 import StoragePlugin
+
+from anyseg_ros.engine import load_engine
+from anyseg_ros.evaluation.bag import Bag, find_bags
+from anyseg_ros.evaluation.evaluate import (
+    EvaluationOptions,
+    RandomOutages,
+    evaluate_recording,
+    plain,
+    write_tables,
+)
+from anyseg_ros.evaluation.replay import ReplaySettings, SensorSettings, load_settings
+from anyseg_ros.evaluation.sources import (
+    Overrides,
+    SourceError,
+    find_rig,
+    find_sources,
+    parse_extrinsics,
+)
+from anyseg_ros.modality import MODALITIES, Modality
+
+CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model):
+    loaded = load_engine(tiny_model, threads=1)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp("bags") / "drive", 3.0)
+
+
+def evaluate(path, engine, options=None, **changes):
+    options = replace(options or EvaluationOptions(subsets="leave-one-out"), **changes)
+    with Bag(find_bags(path)[0]) as bag:
+        return evaluate_recording(bag, engine, options)
+
+
+# --- what is in a recording -------------------------------------------------------------------
+
+
+def test_sensors_and_calibration_are_found_by_type(recording):
+    with Bag([recording]) as bag:
+        sources = find_sources(bag)
+        rig = find_rig(bag, sources)
+    assert {m: s.topic for m, s in sources.sensors.items()} == TOPICS
+    assert sources.labels == made_bag.LABELS
+    assert sources.camera_infos[EVENT] == "/events/camera_info"
+    assert not rig.missing
+    calibration = rig.calibration
+    assert calibration.grid == made_bag.CAMERA
+    assert calibration.sensors[DEPTH].camera == made_bag.DEPTH
+    for modality, transform in made_bag.EXTRINSICS.items():
+        found = calibration.sensors[modality].grid_from_sensor
+        np.testing.assert_allclose(found.rotation, transform.rotation, atol=1e-9)
+        np.testing.assert_allclose(found.translation, transform.translation, atol=1e-9)
+
+
+def test_what_is_missing_is_asked_for_by_name(tmp_path):
+    path = write_bag(tmp_path / "drive", 0.5, transforms=False)
+    with Bag([path]) as bag:
+        sources = find_sources(bag)
+        rig = find_rig(bag, sources)
+        assert "--extrinsics lidar=" in rig.missing[LIDAR]
+        assert CAMERA not in rig.missing
+        given = Overrides(extrinsics={LIDAR: parse_extrinsics("0,0,0,0.5,-0.5,0.5,-0.5")})
+        assert LIDAR not in find_rig(bag, sources, overrides=given).missing
+    path = write_bag(tmp_path / "bare", 0.5, infos=False)
+    with Bag([path]) as bag, pytest.raises(SourceError, match="--calibration FILE"):
+        find_rig(bag, find_sources(bag))
+
+
+def test_a_topic_that_is_not_there_or_of_another_type_is_refused(recording):
+    with Bag([recording]) as bag:
+        with pytest.raises(SourceError, match=r"no topic /nope; it has .*/lidar/points"):
+            find_sources(bag, Overrides(topics={CAMERA: "/nope"}))
+        with pytest.raises(SourceError, match="no camera data"):
+            find_sources(bag, Overrides(topics={CAMERA: "/lidar/points"}))
+
+
+def test_the_evaluators_defaults_are_the_nodes():
+    parameters = pytest.importorskip("anyseg_ros.ros.parameters", reason="rclpy is not installed")
+    node = parameters.NodeParameters.from_values({})
+    own = ReplaySettings()
+    assert own.max_wait_s == node.max_wait_s
+    assert own.priority == node.priority
+    for modality, settings in own.sensors.items():
+        for name in ("timeout_s", "tolerance_s", "max_age_s", "expected_rate_hz", "intensity_max"):
+            assert getattr(settings, name) == getattr(node.sensors[modality], name), name
+
+
+def test_a_nodes_parameter_file_is_read(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "/**:\n  ros__parameters:\n    max_wait_s: 0.2\n    priority: [lidar, camera]\n"
+        "    camera: {timeout: 0.3, topic: /x}\n"
+    )
+    settings = load_settings(path)
+    assert settings.sensors[CAMERA] == SensorSettings(timeout_s=0.3)
+    assert settings.priority == (LIDAR, CAMERA, DEPTH, EVENT)
+    assert settings.max_wait_s == 0.2
+    path.write_text("nothing")
+    with pytest.raises(SourceError, match="ros__parameters"):
+        load_settings(path)
+
+
+# --- the same recording, the same results -----------------------------------------------------
+
+
+def test_the_same_bag_gives_the_same_bytes(recording, engine, tmp_path):
+    options = EvaluationOptions(random=RandomOutages(3, per_minute=40, mean_s=0.5))
+    for name in ("first", "second"):
+        write_tables(tmp_path / name, evaluate(recording, engine, options))
+    written = sorted(p.name for p in (tmp_path / "first").iterdir())
+    assert {"results.json", "frames.csv", "subsets.csv", "outages.csv"} <= set(written)
+    for name in written:
+        if name != "timing.json":
+            first, second = ((tmp_path / d / name).read_bytes() for d in ("first", "second"))
+            assert first == second, name
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_storage_tells_the_same(recording, engine, tmp_path, storage, compress):
+    path = write_bag(tmp_path / "drive", 3.0, storage=storage, compress=compress)
+    expected, got = (plain(evaluate(p, engine).results) for p in (recording, path))
+    assert got == expected
+
+
+def test_files_without_metadata_are_one_recording(recording, engine, tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    file = next(recording.glob("*.mcap"))
+    (folder / "drive_0.mcap").write_bytes(file.read_bytes())
+    run = evaluate(folder, engine).results["run"]
+    assert run == evaluate(recording, engine).results["run"]
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def test_scores_with_labels(recording, engine):
+    evaluation = evaluate(recording, engine, subsets="all", tags=("fog",))
+    results = evaluation.results
+    rows = {row["subset"]: row for row in results["subsets"]}
+    assert len(rows) == 16  # 15 and what was recorded
+    assert results["run"]["segmented"] == 30
+    assert rows["camera"]["sets"] == results["run"]["complete"] == 29
+    # The tiny model reads the camera's grey levels; pooling blurs the outlines.
+    assert rows["camera"]["miou"] > 95
+    assert rows["camera"]["boundary_f1"] > 90
+    assert rows["camera"]["calibration_error"] < 0.02
+    assert rows["event"]["miou"] < 10
+    assert rows["camera+depth+event+lidar"]["agreement"] == 100
+    shares = [c["shapley_points"] for c in results["contributions"]]
+    assert math.isclose(sum(shares), rows["camera+depth+event+lidar"]["miou"], rel_tol=1e-9)
+    tagged = {(t["tag"], t["subset"]): t["miou"] for t in results["tags"]}
+    assert tagged["fog", "camera"] > 95
+    classes = {c["class"] for c in results["classes"] if c["subset"] == "camera"}
+    assert classes == {"road", "sidewalk", "building", "wall"}
+
+
+def test_scores_without_labels(engine, tmp_path):
+    path = write_bag(tmp_path / "drive", 2.0, labels=False)
+    evaluation = evaluate(path, engine, subsets="all")
+    assert not evaluation.scorer.labelled
+    rows = {row["subset"]: row for row in evaluation.results["subsets"]}
+    assert math.isnan(rows["camera"]["miou"])
+    assert 0 < rows["camera"]["agreement"] < 100
+    ranked = evaluation.results["fragile_stretches"]
+    assert ranked and [r["loss_points"] for r in ranked] == sorted(
+        (r["loss_points"] for r in ranked), reverse=True
+    )
+    full = rows["camera+depth+event+lidar"]
+    shares = [c["shapley_points"] for c in evaluation.results["contributions"]]
+    assert math.isclose(sum(shares), full["agreement_miou"], rel_tol=1e-9)
+
+
+def test_an_outage_is_noticed_and_recovered_from(recording, engine, tmp_path):
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text(
+        "outages:\n- {sensor: camera, from_s: 1.0, to_s: 2.0}\n"
+        "- {sensor: depth, from_s: 2.3, to_s: 2.6, kind: noise}\n"
+    )
+    evaluation = evaluate(recording, engine, outages=timetable)
+    disturbed = evaluation.outage_replay
+    silent = [f for f in disturbed.frames if 1.7 < f.bag_time_s < 2.0]
+    assert silent and all(f.used == (DEPTH, EVENT, LIDAR) for f in silent)
+    noisy = [f for f in disturbed.frames if 2.4 < f.bag_time_s < 2.6]
+    assert noisy and all(f.used == MODALITIES and f.agreement < 95 for f in noisy)
+    camera, depth = disturbed.reaction_rows()
+    assert camera["last_used_after_cut_s"] < 0.3
+    assert 0 <= camera["used_again_s"] < 0.2
+    assert 0 <= camera["recovered_s"] < 0.3
+    assert 0 <= depth["recovered_s"] < 0.3
+    rows = disturbed.stretch_rows()
+    assert [r["alive"] for r in rows][1] == "depth+event+lidar"
+    assert max(r["longest_gap_s"] for r in rows) < 0.8
+    # The undisturbed run beside it is not touched.
+    assert evaluation.results["run"] == evaluate(recording, engine).results["run"]
+
+
+def test_features_are_computed_once_for_all_runs_and_subsets(recording, engine, monkeypatch):
+    encoded = []
+    encode = engine.encode
+
+    def count(images, ids):
+        encoded.append(len(ids))
+        return encode(images, ids)
+
+    monkeypatch.setattr(engine, "encode", count)
+    evaluation = evaluate(
+        recording, engine, subsets="all", random=RandomOutages(1, per_minute=30, mean_s=0.3)
+    )
+    # Two runs and fifteen subsets of some thirty sets of four: about 4 pictures a set, not 8 or 32.
+    assert 2 * evaluation.results["run"]["sets"] < sum(encoded)
+    assert sum(encoded) < 5 * evaluation.results["run"]["sets"]
+
+
+def test_labels_from_a_folder(engine, tmp_path):
+    path = write_bag(tmp_path / "drive", 1.0, labels=False)
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    import cv2
+
+    for index in range(10):
+        stamp = made_bag.START_NS + int(index * 0.1 * 1e9)
+        cv2.imwrite(str(folder / f"{stamp}.png"), made_bag.scene(stamp))
+    evaluation = evaluate(path, engine, labels=folder, subsets=((CAMERA,),))
+    rows = {row["subset"]: row for row in evaluation.results["subsets"]}
+    assert rows["camera"]["miou"] > 95
+    with pytest.raises(SourceError, match="holds no labels"):
+        evaluate(path, engine, labels=tmp_path)
+
+
+# --- recordings that are not what they should be ----------------------------------------------
+
+
+def remarks(path, engine, **changes):
+    results = evaluate(path, engine, **changes).results
+    return results, "\n".join(results["remarks"])
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_truncated_bag_is_evaluated_as_far_as_it_goes(engine, tmp_path, storage):
+    path = write_bag(
+        tmp_path / "drive", 3.0, storage=storage, compress=storage is StoragePlugin.SQLITE3
+    )
+    file = next(p for p in path.iterdir() if p.suffix in (".mcap", ".db3"))
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) * 6 // 10])
+    results, text = remarks(path, engine)
+    assert "damaged" in text
+    assert 3 <= results["run"]["segmented"] < 30
+
+
+def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
+    def cut_short(topic, message):
+        if topic == TOPICS[LIDAR]:
+            message.data = message.data[:-5]
+        return message
+
+    path = write_bag(tmp_path / "drive", 1.0, change=cut_short)
+    results, text = remarks(path, engine)
+    assert "lidar: 10 of 10 messages on /lidar/points refused" in text
+    assert "'data'" in text
+    assert results["run"]["segmented"] == 10
+
+
+def test_time_that_jumps_back_starts_another_epoch(engine, tmp_path):
+    half = made_bag.START_NS + 1_500_000_000
+
+    def looping(stamp):
+        return stamp if stamp < half else stamp - 1_400_000_000
+
+    path = write_bag(tmp_path / "drive", 3.0, stamp=looping)
+    results, text = remarks(path, engine)
+    assert "time jumped back: 2 epochs" in text
+    assert "camera: stamps on /camera/image/compressed jump back 1 time" in text
+    assert results["run"]["segmented"] > 20
+
+
+def test_a_bag_recorded_ten_times_too_fast_says_so_and_can_still_be_evaluated(engine, tmp_path):
+    def hurried(time):
+        return made_bag.START_NS + (time - made_bag.START_NS) // 10
+
+    path = write_bag(tmp_path / "drive", 3.0, log_time=hurried)
+    _, text = remarks(path, engine)
+    assert "run 10.0 times as fast as the recording" in text
+    assert "--clock stamps" in text
+    settings = ReplaySettings(clock="stamps")
+    results, _ = remarks(path, engine, settings=settings)
+    assert results["run"]["complete"] >= 25
+
+
+def test_labels_that_are_far_from_every_set_are_missed_aloud(engine, tmp_path):
+    def elsewhen(topic, message):
+        if topic == made_bag.LABELS:
+            message.header.stamp.sec += 1000
+        return message
+
+    path = write_bag(tmp_path / "drive", 0.5, change=elsewhen)
+    _, text = remarks(path, engine)
+    assert "none of 5 labels" in text
+
+
+def test_sensors_can_be_left_out(recording, engine):
+    evaluation = evaluate(recording, engine, sensors=(CAMERA, LIDAR), subsets="all")
+    names = [row["subset"] for row in evaluation.results["subsets"]]
+    assert names == ["as recorded", "camera", "lidar", "camera+lidar"]
+    assert json.dumps(evaluation.results["sensors"]).count("topic") == 2
+
+
+def test_a_lone_sensor_anchors_itself(engine, tmp_path):
+    path = write_bag(tmp_path / "drive", 1.0, modalities=(Modality.EVENT,), infos=False)
+
+    def lone(_topic, message):
+        return message
+
+    with Bag([path]) as bag, pytest.raises(SourceError, match="no segmentation grid"):
+        # A cloud of events does not tell the size of the sensor.
+        find_rig(bag, find_sources(bag))
+    path = write_bag(tmp_path / "known", 1.0, modalities=(Modality.EVENT,), change=lone)
+    assert evaluate(path, engine).results["run"]["segmented"] >= 20

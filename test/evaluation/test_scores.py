@@ -1,0 +1,167 @@
+"""Boundary F1, Shapley values, faults and random outages against plain readings of their definitions."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyseg_ros.evaluation.boundary import BoundaryScore
+from anyseg_ros.evaluation.contributions import shapley_values
+from anyseg_ros.evaluation.faults import FaultInjector
+from anyseg_ros.evaluation.outages import (
+    KINDS,
+    Outage,
+    OutageError,
+    outages_from_data,
+    random_outages,
+)
+from anyseg_ros.modalities import CameraFrame, EventPacket, LidarScan
+from anyseg_ros.modality import MODALITIES, all_subsets
+
+CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
+
+
+# --- boundary F1 ------------------------------------------------------------------------------
+
+
+def outline(labels, c):
+    """Pixels of a class with a neighbour of another class, by the definition."""
+    height, width = labels.shape
+    found = set()
+    for y, x in zip(*np.nonzero(labels == c), strict=True):
+        around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        if any(
+            0 <= v < height and 0 <= u < width and labels[v, u] != labels[y, x] for v, u in around
+        ):
+            found.add((int(y), int(x)))
+    return found
+
+
+def slow_f1(predicted, truth, classes, reach):
+    predicted = np.where(truth < classes, predicted, 255)
+    result = []
+    for c in range(classes):
+        mine, real = outline(predicted, c), outline(truth, c)
+
+        def near(pixel, others):
+            return any(max(abs(pixel[0] - y), abs(pixel[1] - x)) <= reach for y, x in others)
+
+        if not real:
+            result.append(float("nan"))
+            continue
+        precision = sum(near(p, real) for p in mine) / max(len(mine), 1)
+        recall = sum(near(p, mine) for p in real) / len(real)
+        total = precision + recall
+        result.append(2 * precision * recall / total if total else 0.0)
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.06, 0.13, 0.2]))
+def test_boundary_f1_follows_its_definition(seed, tolerance):
+    random = np.random.default_rng(seed)
+    truth = np.kron(random.integers(0, 4, (4, 6)), np.ones((5, 4))).astype(np.uint8)
+    truth[random.random(truth.shape) < 0.02] = 255
+    predicted = np.roll(truth, random.integers(0, 3), 1)
+    predicted[predicted == 255] = 1
+    score = BoundaryScore(4, tolerance)
+    score.add(predicted, truth)
+    reach = max(1, round(tolerance * math.hypot(*truth.shape)))
+    np.testing.assert_allclose(score.f1(), slow_f1(predicted, truth, 4, reach))
+
+
+def test_boundary_f1_of_the_truth_is_perfect_and_of_nothing_unknown():
+    truth = np.repeat([[0, 1]], 8, 0).repeat(6, 1).astype(np.uint8)
+    score = BoundaryScore(3)
+    assert math.isnan(score.mean())
+    score.add(truth, truth)
+    assert score.mean() == 100
+    assert math.isnan(score.f1()[2])
+
+
+# --- contributions ----------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 100), min_size=15, max_size=15))
+def test_shapley_values_are_the_mean_gain_over_all_orders(worth):
+    value = dict(zip(all_subsets(), worth, strict=True))
+    gains = dict.fromkeys(MODALITIES, 0.0)
+    orders = list(permutations(MODALITIES))
+    for order in orders:
+        before = 0.0
+        for count, sensor in enumerate(order, 1):
+            after = value[tuple(sorted(order[:count]))]
+            gains[sensor] += (after - before) / len(orders)
+            before = after
+    found = shapley_values(MODALITIES, value)
+    for sensor in MODALITIES:
+        assert found[sensor] == pytest.approx(gains[sensor], abs=1e-9)
+    assert sum(found.values()) == pytest.approx(value[MODALITIES], abs=1e-9)
+
+
+# --- faults -----------------------------------------------------------------------------------
+
+
+def frame(value):
+    return CameraFrame(np.full((4, 6, 3), value, np.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_lasts_as_long_as_the_timetable_says(kind):
+    inject = FaultInjector([Outage(CAMERA, 1.0, 2.0, kind)])
+    for time_s, untouched in ((0.5, True), (1.0, False), (1.9, False), (2.0, True)):
+        data = frame(int(100 * time_s))
+        got = inject(CAMERA, round(time_s * 1e9), data, time_s)
+        assert (got is data) == untouched
+        assert inject(LIDAR, 1, "scan", time_s) == "scan"
+    during = inject(CAMERA, 1_500_000_000, frame(150), 1.5)
+    if kind == "silent":
+        assert during is None
+    elif kind == "frozen":
+        assert (during.image == 200).all()  # what came last
+    elif kind == "blank":
+        assert not during.image.any()
+    else:
+        again = inject(CAMERA, 1_500_000_000, frame(150), 1.5)
+        assert during.image.std() > 40
+        np.testing.assert_array_equal(during.image, again.image)
+
+
+def test_faults_keep_the_make_of_events_and_scans():
+    none = np.zeros(0)
+    times = np.array([5, 9], np.int64)
+    packet = EventPacket(np.array([1, 2]), np.array([3, 4]), np.array([0, 1]), times)
+    scan = LidarScan(np.ones((5, 3), np.float32), np.ones(5, np.float32))
+    for kind in ("frozen", "blank", "noise"):
+        inject = FaultInjector([Outage(m, 1.0, 2.0, kind) for m in (EVENT, LIDAR)])
+        inject(EVENT, 9, packet, 0.0)
+        got = inject(EVENT, 109, EventPacket(none, none, none, times + 100), 1.5)
+        assert len(got.x) == len(got.y) == len(got.polarity) == len(got.stamp_ns)
+        if kind == "frozen":
+            assert got.stamp_ns.tolist() == [105, 109]  # still now, by its stamps
+        assert inject(LIDAR, 9, scan, 1.5).points_m.shape == (5, 3)
+
+
+def test_random_outages_are_seeded_and_as_many_as_asked():
+    found = random_outages(7, 6000.0, MODALITIES, per_minute=3.0, mean_s=2.0, kinds=KINDS)
+    assert found == random_outages(7, 6000.0, MODALITIES, per_minute=3.0, mean_s=2.0, kinds=KINDS)
+    assert found != random_outages(8, 6000.0, MODALITIES, per_minute=3.0, mean_s=2.0, kinds=KINDS)
+    # One sensor's faults do not depend on which others there are.
+    alone = random_outages(7, 6000.0, (LIDAR,), per_minute=3.0, mean_s=2.0, kinds=KINDS)
+    assert alone == [o for o in found if o.sensor is LIDAR]
+    lengths = [o.to_s - o.from_s for o in found]
+    # 20 s of waiting and 2 s of outage by turns, in 100 minutes for each of four sensors.
+    assert len(found) == pytest.approx(4 * 6000 / 22, rel=0.15)
+    assert np.mean(lengths) == pytest.approx(2.0, rel=0.15)
+    assert {o.kind for o in found} == set(KINDS)
+    assert all(0 <= o.from_s < o.to_s <= 6000 for o in found)
+
+
+def test_a_player_refuses_faults_that_it_cannot_bring_about():
+    entry = {"sensor": "camera", "from_s": 0, "to_s": 1, "kind": "noise"}
+    assert outages_from_data([entry], kinds=KINDS)[0].kind == "noise"
+    with pytest.raises(OutageError, match="only be replayed by anyseg-evaluate"):
+        outages_from_data([entry])
