@@ -131,14 +131,13 @@ def test_a_fault_lasts_as_long_as_the_timetable_says(kind):
 
 
 def test_faults_keep_the_make_of_events_and_scans():
-    none = np.zeros(0)
     times = np.array([5, 9], np.int64)
     packet = EventPacket(np.array([1, 2]), np.array([3, 4]), np.array([0, 1]), times)
     scan = LidarScan(np.ones((5, 3), np.float32), np.ones(5, np.float32))
     for kind in ("frozen", "blank", "noise"):
         inject = FaultInjector([Outage(m, 1.0, 2.0, kind) for m in (EVENT, LIDAR)])
         inject(EVENT, 9, packet, 0.0)
-        got = inject(EVENT, 109, EventPacket(none, none, none, times + 100), 1.5)
+        got = inject(EVENT, 109, EventPacket(packet.x, packet.y, packet.polarity, times + 100), 1.5)
         assert len(got.x) == len(got.y) == len(got.polarity) == len(got.stamp_ns)
         if kind == "frozen":
             assert got.stamp_ns.tolist() == [105, 109]  # still now, by its stamps

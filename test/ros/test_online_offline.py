@@ -1,0 +1,125 @@
+"""The running node and the bag evaluation agree: the same matched sets, and then the same labels."""
+
+import json
+import threading
+
+import pytest
+import rclpy
+from evaluation import made_bag
+from rclpy.executors import SingleThreadedExecutor
+from ros_graph import Process, domain, node_arguments
+
+from anyseg_ros.engine import load_engine
+from anyseg_ros.evaluation.bag import Bag
+from anyseg_ros.evaluation.evaluate import EvaluationOptions, Listener, evaluate_recording
+from anyseg_ros.evaluation.sources import find_rig, find_sources
+from anyseg_ros.modalities import save_calibration
+from anyseg_ros.modality import MODALITIES
+from anyseg_ros.ros.recorder import Recorder
+
+TYPES = ("compressed", "compressed_depth", "points", "points")
+
+
+class Keep(Listener):
+    """Keeps each set's members and labels."""
+
+    def __init__(self):
+        self.sets = {}
+
+    def take(self, result, output, truth):
+        members = {m.label: result.matched.members[m].stamp_ns for m in output.used}
+        self.sets[output.stamp_ns] = (members, output.labels)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return made_bag.write_bag(tmp_path_factory.mktemp("bags") / "drive", 5.0)
+
+
+def offline(path, tiny_model):
+    keep = Keep()
+    engine = load_engine(tiny_model, threads=1)
+    with Bag([path]) as bag:
+        rig = find_rig(bag, find_sources(bag))
+        options = EvaluationOptions(subsets=())
+        evaluation = evaluate_recording(bag, engine, options, [keep])
+    engine.close()
+    return keep.sets, evaluation.results, rig.calibration
+
+
+def test_online_and_offline_agree(recording, tiny_model, tmp_path):
+    expected, results, calibration = offline(recording, tiny_model)
+    save_calibration(calibration, tmp_path / "calibration.yaml")
+    parameters = {
+        "model": tiny_model,
+        "calibration_file": tmp_path / "calibration.yaml",
+        "threads": 1,
+        "autostart": True,
+        "output_reliable": True,
+        **{f"{m.label}.topic": topic for m, topic in made_bag.TOPICS.items()},
+        **{f"{m.label}.type": kind for m, kind in zip(MODALITIES, TYPES, strict=True)},
+        **{f"{m.label}.qos_depth": 50 for m in MODALITIES},
+        **{f"{m.label}.qos_reliable": True for m in MODALITIES},
+    }
+    with domain() as number:
+        node = Process.start(
+            "anyseg_ros.ros.node", node_arguments(parameters), number, tmp_path / "node.log"
+        )
+        score = Process.start(
+            "anyseg_ros.ros.score",
+            ["--model", str(tiny_model), "--out", str(tmp_path / "score")],
+            number,
+            tmp_path / "score.log",
+        )
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        listener = rclpy.create_node("listener", context=context)
+        recorder = Recorder(listener, {})
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(listener)
+        thread = threading.Thread(target=executor.spin, daemon=True)
+        thread.start()
+        try:
+            node.wait_for_text("model tiny")
+            score.wait_for_text("listening")
+            player = Process.start(
+                "anyseg_ros.ros.bag_player",
+                [str(recording), "--wait", "20"],
+                number,
+                tmp_path / "player.log",
+            )
+            assert player.process.wait(90) == 0, player.text()
+            threading.Event().wait(1.5)
+        finally:
+            ended = score.stop()
+            assert node.stop() == 0, node.text()
+            executor.shutdown()
+            thread.join(5)
+            listener.destroy_node()
+            rclpy.shutdown(context=context)
+
+    assert ended == 0, score.text()
+    masks = {output.stamp_ns: output.labels for output in recorder.outputs}
+    same = other = 0
+    for receipt in recorder.modalities:
+        members = {
+            name: int(values["stamp_ns"])
+            for name, values in receipt.sensors.items()
+            if values["used"] == "true"
+        }
+        if receipt.stamp_ns not in expected or receipt.stamp_ns not in masks:
+            continue
+        wanted, labels = expected[receipt.stamp_ns]
+        if members != wanted:
+            other += 1  # another order of arrival: a message came later than in the recording
+            continue
+        same += 1
+        assert (masks[receipt.stamp_ns] == labels).all(), receipt.stamp_ns
+    # The player keeps the recorded pace but for the machine's jitter.
+    assert same >= 0.6 * len(expected), f"{same} same, {other} other of {len(expected)} sets"
+
+    scored = json.loads((tmp_path / "score" / "results.json").read_text())
+    assert scored["scored"] >= 0.6 * results["run"]["segmented"]
+    recorded = results["subsets"][0]
+    assert scored["subsets"][0]["miou"] == pytest.approx(recorded["miou"], abs=3.0)
+    print(f"{same} sets the same, {other} other, of {len(expected)}")
