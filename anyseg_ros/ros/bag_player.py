@@ -368,6 +368,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # Ended by a signal in the midst of a publish: not an error.
     finally:
         node.destroy_node()
         rclpy.try_shutdown()

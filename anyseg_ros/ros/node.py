@@ -404,6 +404,8 @@ class SegmentationNode(LifecycleNode):
             self._log.warning(f"{modality.label} skipped", f"{modality.label} not used: {reason}")
 
     def _on_failure(self, matched: MatchedSet, error: Exception) -> None:
+        if not self.context.ok():
+            return  # shut down while a result was on its way out
         self._last_result = f"no result: {error}"
         self._log.warning("no result", f"set at {matched.stamp_ns} ns gave no result: {error}")
 
@@ -520,6 +522,10 @@ def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> 
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if node.context.ok():
+            raise
+        # Ended by a signal in the midst of a callback that uses ROS: not an error.
     finally:
         node.release()
         executor.shutdown()
