@@ -29,6 +29,8 @@ class AugmentConfig:
         flip: probability of a mirror image.
         color: strength of brightness, contrast and saturation changes of the camera image.
         empty_event: probability that the event image is empty, as over a still scene.
+        thin_event: probability that only a random share of the event pixels is kept, as from a
+            sensor with a higher contrast threshold.
     """
 
     crop_height: int = 128
@@ -38,6 +40,7 @@ class AugmentConfig:
     flip: float = 0.5
     color: float = 0.2
     empty_event: float = 0.03
+    thin_event: float = 0.4
 
 
 def random_crop(planes: Planes, config: AugmentConfig, rng: np.random.Generator) -> Planes:
@@ -93,8 +96,11 @@ def augment(planes: Planes, config: AugmentConfig, rng: np.random.Generator) -> 
     out = np.ascontiguousarray(random_flip(random_crop(planes, config, rng), config, rng))
     camera = _planes_of(Modality.CAMERA)
     out[camera] = random_color(out[camera], config, rng)
+    event = _planes_of(Modality.EVENT)
+    if rng.random() < config.thin_event:
+        out[event] *= rng.random(out.shape[1:]) < rng.uniform(0.1, 1.0)
     if rng.random() < config.empty_event:
-        out[_planes_of(Modality.EVENT)] = 0
+        out[event] = 0
     return out
 
 
