@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = "anyseg_ros"
-DEFAULT_MODEL = "street_b0"
+DEFAULT_MODEL = "anyseg_street_b0"
 
 
 class ResourceError(FileNotFoundError):
