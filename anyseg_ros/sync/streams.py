@@ -353,10 +353,6 @@ class Stream:
         # Seeded, so that a straggler with the old time is recognised at once.
         self._delays.extend([suspicion.delay_ns] * MIN_SAMPLES)
 
-    def doubt_delays(self) -> None:
-        """The other streams agreed on another time: this one must show its own anew."""
-        self._forget_delays()
-
     def accept(self, stamp_ns: int, now_ns: int) -> None:
         """Learn from a believable message."""
         if self.accepted_ns is not None and now_ns - self.accepted_ns > self.timeout_ns:

@@ -314,8 +314,6 @@ class Synchronizer(Generic[K]):
                 s.suspicion = told
         for s in agreeing:
             s.adopt_suspected_time()
-        for s in others:
-            s.doubt_delays()
         return True
 
     # --- messages in --------------------------------------------------------------------------
