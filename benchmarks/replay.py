@@ -1,0 +1,218 @@
+"""How near the bag evaluation comes to the engine's own bare rate: ``docs/results/replay.json``.
+
+    python benchmarks/replay.py [--bag demo/street_drive] [--model street_b0]
+
+A recording is replayed (read, decompressed, decoded, synchronized, built into modality images, encoded,
+fused) while every picture and every set of features that the engine is given is noted. Then the engine
+alone does the same calls again. Both are timed in turn over short parts of the recording, in alternating
+order, so that whatever else the machine does weighs on both. ``engine_share`` is the engine's time by
+itself over the replay's time for the same sets: the replay's frame rate over the engine's bare one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard, load_engine
+from anyseg_ros.evaluation.bag import Bag, find_bags
+from anyseg_ros.evaluation.evaluate import machine
+from anyseg_ros.evaluation.labels import LabelIndex, labels_of_topic
+from anyseg_ros.evaluation.replay import BagArrivals, ReplaySettings, SetResult, Walk, replay
+from anyseg_ros.evaluation.scoring import Scorer
+from anyseg_ros.evaluation.sources import Rig, Sources, find_rig, find_sources
+from anyseg_ros.resources import find_model, find_resource
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs/results/replay.json"
+PART_SETS = 20
+
+
+@dataclass
+class Calls:
+    """What the engine was asked over some sets."""
+
+    encodes: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = field(default_factory=list)
+    fuses: list[int] = field(default_factory=list)
+    """Members of each set that was fused."""
+
+
+class NotingEngine:
+    """Passes every call on and notes it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.calls = Calls()
+
+    @property
+    def card(self) -> ModelCard:
+        return self._engine.card
+
+    @property
+    def description(self) -> str:
+        return self._engine.description
+
+    def encode(
+        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
+    ) -> list[Features]:
+        self.calls.encodes.append((images, modality_ids))
+        return self._engine.encode(images, modality_ids)
+
+    def fuse(self, features: Sequence[Features]) -> EngineOutput:
+        self.calls.fuses.append(len(features))
+        return self._engine.fuse(features)
+
+    def segment(
+        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
+    ) -> EngineOutput:
+        return self.fuse(self.encode(images, modality_ids))
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def bare(engine: Engine, calls: Calls) -> float:
+    """Seconds the engine alone takes for the same calls."""
+    kept: list[Features] = []
+    began = time.perf_counter()
+    encodes = iter(calls.encodes)
+    for members in calls.fuses:
+        found = next(encodes, None)
+        if found is not None:
+            kept = (engine.encode(*found) + kept)[: max(members, 4)]
+        engine.fuse(kept[:members])
+    return time.perf_counter() - began
+
+
+def replayed(
+    bag: Bag,
+    sources: Sources,
+    rig: Rig,
+    noting: NotingEngine,
+    labels: LabelIndex | None,
+    sets: int,
+) -> Iterator[tuple[float, int, Calls]]:
+    """Replay in parts; gives each part's seconds, its sets and what the engine was asked."""
+    settings = ReplaySettings()
+    walk = Walk(noting, sources, rig, settings, bag.start_ns)
+    scorer = Scorer(noting.card.classes, walk.sensors, (), bag.duration_s)
+    letterbox = walk.pipeline.grid.letterbox
+    results: Iterator[tuple[str, SetResult]] = replay(
+        BagArrivals(bag, sources, rig, settings), {"": walk}
+    )
+    ended = False
+    while not ended:
+        noting.calls = Calls()
+        done = 0
+        began = time.perf_counter()
+        while done < sets:
+            found = next(results, None)
+            if found is None:
+                ended = True
+                break
+            done += found[1].segmentation is not None
+            if labels is not None and found[1].segmentation is not None:
+                truth = labels.at(found[1].segmentation.stamp_ns, letterbox)
+                scorer.add(found[1], {}, truth)
+        yield time.perf_counter() - began, done, noting.calls
+
+
+def measure(
+    bag_path: Path, model: str, threads: int, scored: bool, rounds: int, parts: int
+) -> dict[str, object]:
+    """One row: a recording and a model, with or without scoring against labels."""
+    engine = load_engine(find_model(model), threads=threads)
+    noting = NotingEngine(engine)
+    replay_s = bare_s = 0.0
+    sets = 0
+    shares = []
+    for number in range(rounds):
+        with Bag(find_bags(bag_path)[0]) as bag:
+            sources = find_sources(bag)
+            rig = find_rig(bag, sources)
+            labels = None
+            if scored and sources.labels:
+                labels = labels_of_topic(bag, sources.labels)
+            for index, (seconds, done, calls) in enumerate(
+                replayed(bag, sources, rig, noting, labels, PART_SETS)
+            ):
+                if index > parts:
+                    break
+                if done < PART_SETS or (index == 0 and number == 0):
+                    continue  # the first part warms up, the last is short
+                alone = bare(engine, calls)
+                replay_s += seconds
+                bare_s += alone
+                sets += done
+                shares.append(alone / seconds)
+    card = engine.card
+    row: dict[str, object] = {
+        "recording": bag_path.name,
+        "model": card.name,
+        "engine": engine.description,
+        "scored": scored,
+        "sets": sets,
+        "offline_fps": round(sets / replay_s, 2),
+        "bare_engine_fps": round(sets / bare_s, 2),
+        "engine_share": round(bare_s / replay_s, 4),
+        "engine_share_median_part": round(float(np.median(shares)), 4),
+    }
+    engine.close()
+    return row
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--bag", type=Path)
+    parser.add_argument("--model", default="")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", type=int, default=1000, help="parts of a round at most")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    bag = options.bag or find_resource("demo/street_drive")
+    rows = [
+        measure(bag, options.model, options.threads, scored, options.rounds, options.parts)
+        for scored in (False, True)
+    ]
+    for row in rows:
+        print(
+            f"{row['recording']}, {row['model']}{', scored' if row['scored'] else ''}: "
+            f"{row['offline_fps']} sets/s offline, {row['bare_engine_fps']} bare, "
+            f"engine_share {row['engine_share']} (median part {row['engine_share_median_part']})"
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
+    command = "python benchmarks/replay.py"
+    if options.model:
+        command += f" --model {options.model}"
+    data = {
+        "command": command,
+        "commit": commit,
+        "machine": machine(),
+        "notes": (
+            "engine_share: the engine's own time for the same calls over the replay's time (read, "
+            "decompress, decode, synchronize, build, encode, fuse; scored: also labels and metrics), timed "
+            f"in turn over parts of {PART_SETS} sets. The limit is 0.85."
+        ),
+        "rows": rows,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(data, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
