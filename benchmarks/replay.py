@@ -79,17 +79,35 @@ class NotingEngine:
         self._engine.close()
 
 
-def bare(engine: Engine, calls: Calls) -> float:
-    """Seconds the engine alone takes for the same calls."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a clock on the wall, and of this process's CPU."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @classmethod
+    def now(cls) -> Spent:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
+
+
+def bare(engine: Engine, calls: Calls) -> Spent:
+    """What the engine alone takes for the same calls."""
     kept: list[Features] = []
-    began = time.perf_counter()
+    began = Spent.now()
     encodes = iter(calls.encodes)
     for members in calls.fuses:
         found = next(encodes, None)
         if found is not None:
             kept = (engine.encode(*found) + kept)[: max(members, 4)]
         engine.fuse(kept[:members])
-    return time.perf_counter() - began
+    return Spent.now() - began
 
 
 def replayed(
@@ -99,8 +117,8 @@ def replayed(
     noting: NotingEngine,
     labels: LabelIndex | None,
     sets: int,
-) -> Iterator[tuple[float, int, Calls]]:
-    """Replay in parts; gives each part's seconds, its sets and what the engine was asked."""
+) -> Iterator[tuple[Spent, int, Calls]]:
+    """Replay in parts; gives what each part took, its sets and what the engine was asked."""
     settings = ReplaySettings()
     walk = Walk(noting, sources, rig, settings, bag.start_ns)
     scorer = Scorer(noting.card.classes, walk.sensors, (), bag.duration_s)
@@ -112,7 +130,7 @@ def replayed(
     while not ended:
         noting.calls = Calls()
         done = 0
-        began = time.perf_counter()
+        began = Spent.now()
         while done < sets:
             found = next(results, None)
             if found is None:
@@ -122,7 +140,7 @@ def replayed(
             if labels is not None and found[1].segmentation is not None:
                 truth = labels.at(found[1].segmentation.stamp_ns, letterbox)
                 scorer.add(found[1], {}, truth)
-        yield time.perf_counter() - began, done, noting.calls
+        yield Spent.now() - began, done, noting.calls
 
 
 def measure(
@@ -131,7 +149,7 @@ def measure(
     """One row: a recording and a model, with or without scoring against labels."""
     engine = load_engine(find_model(model), threads=threads)
     noting = NotingEngine(engine)
-    replay_s = bare_s = 0.0
+    replay_took, bare_took = Spent(), Spent()
     sets = 0
     shares = []
     for number in range(rounds):
@@ -141,7 +159,7 @@ def measure(
             labels = None
             if scored and sources.labels:
                 labels = labels_of_topic(bag, sources.labels)
-            for index, (seconds, done, calls) in enumerate(
+            for index, (took, done, calls) in enumerate(
                 replayed(bag, sources, rig, noting, labels, PART_SETS)
             ):
                 if index > parts:
@@ -149,10 +167,10 @@ def measure(
                 if done < PART_SETS or (index == 0 and number == 0):
                     continue  # the first part warms up, the last is short
                 alone = bare(engine, calls)
-                replay_s += seconds
-                bare_s += alone
+                replay_took += took
+                bare_took += alone
                 sets += done
-                shares.append(alone / seconds)
+                shares.append(alone.wall_s / took.wall_s)
     card = engine.card
     row: dict[str, object] = {
         "recording": bag_path.name,
@@ -160,9 +178,10 @@ def measure(
         "engine": engine.description,
         "scored": scored,
         "sets": sets,
-        "offline_fps": round(sets / replay_s, 2),
-        "bare_engine_fps": round(sets / bare_s, 2),
-        "engine_share": round(bare_s / replay_s, 4),
+        "offline_fps": round(sets / replay_took.wall_s, 2),
+        "bare_engine_fps": round(sets / bare_took.wall_s, 2),
+        "engine_share": round(bare_took.wall_s / replay_took.wall_s, 4),
+        "engine_share_cpu": round(bare_took.cpu_s / replay_took.cpu_s, 4),
         "engine_share_median_part": round(float(np.median(shares)), 4),
     }
     engine.close()
@@ -190,14 +209,17 @@ def main() -> int:
         print(
             f"{row['recording']}, {row['model']}{', scored' if row['scored'] else ''}: "
             f"{row['offline_fps']} sets/s offline, {row['bare_engine_fps']} bare, "
-            f"engine_share {row['engine_share']} (median part {row['engine_share_median_part']})"
+            f"engine_share {row['engine_share']} (of CPU time {row['engine_share_cpu']}, median part "
+            f"{row['engine_share_median_part']})"
         )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
     ).stdout.strip()
     command = "python benchmarks/replay.py"
-    if options.model:
-        command += f" --model {options.model}"
+    for name in ("model", "threads", "rounds", "parts"):
+        if getattr(options, name) != parser.get_default(name):
+            value = getattr(options, name)
+            command += f" --{name} {Path(value).name if name == 'model' else value}"
     data = {
         "command": command,
         "commit": commit,
@@ -205,7 +227,8 @@ def main() -> int:
         "notes": (
             "engine_share: the engine's own time for the same calls over the replay's time (read, "
             "decompress, decode, synchronize, build, encode, fuse; scored: also labels and metrics), timed "
-            f"in turn over parts of {PART_SETS} sets. The limit is 0.85."
+            f"in turn over parts of {PART_SETS} sets. The limit is 0.85. "
+            "engine_share_cpu: the same of CPU seconds, which others on the machine do not change."
         ),
         "rows": rows,
     }
