@@ -27,7 +27,6 @@ from anyseg_ros.modalities import (
     join_packets,
     make_image_builder,
 )
-from anyseg_ros.modalities.event import join_packets
 from anyseg_ros.modality import Modality
 from anyseg_ros.sync import MatchedSet
 
