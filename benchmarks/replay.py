@@ -33,7 +33,6 @@ from anyseg_ros.resources import find_model, find_resource
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results/replay.json"
-PART_SETS = 20
 
 
 @dataclass
@@ -144,7 +143,7 @@ def replayed(
 
 
 def measure(
-    bag_path: Path, model: str, threads: int, scored: bool, rounds: int, parts: int
+    bag_path: Path, model: str, threads: int, scored: bool, rounds: int, parts: int, part_sets: int
 ) -> dict[str, object]:
     """One row: a recording and a model, with or without scoring against labels."""
     engine = load_engine(find_model(model), threads=threads)
@@ -160,11 +159,11 @@ def measure(
             if scored and sources.labels:
                 labels = labels_of_topic(bag, sources.labels)
             for index, (took, done, calls) in enumerate(
-                replayed(bag, sources, rig, noting, labels, PART_SETS)
+                replayed(bag, sources, rig, noting, labels, part_sets)
             ):
                 if index > parts:
                     break
-                if done < PART_SETS or (index == 0 and number == 0):
+                if done < part_sets or (index == 0 and number == 0):
                     continue  # the first part warms up, the last is short
                 alone = bare(engine, calls)
                 replay_took += took
@@ -198,11 +197,20 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", type=int, default=1000, help="parts of a round at most")
+    parser.add_argument("--part-sets", type=int, default=20, help="sets a part")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     bag = options.bag or find_resource("demo/street_drive")
     rows = [
-        measure(bag, options.model, options.threads, scored, options.rounds, options.parts)
+        measure(
+            bag,
+            options.model,
+            options.threads,
+            scored,
+            options.rounds,
+            options.parts,
+            options.part_sets,
+        )
         for scored in (False, True)
     ]
     for row in rows:
@@ -216,10 +224,12 @@ def main() -> int:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
     ).stdout.strip()
     command = "python benchmarks/replay.py"
-    for name in ("model", "threads", "rounds", "parts"):
+    for name in ("model", "threads", "rounds", "parts", "part_sets"):
         if getattr(options, name) != parser.get_default(name):
             value = getattr(options, name)
-            command += f" --{name} {Path(value).name if name == 'model' else value}"
+            command += (
+                f" --{name.replace('_', '-')} {Path(value).name if name == 'model' else value}"
+            )
     data = {
         "command": command,
         "commit": commit,
@@ -227,7 +237,7 @@ def main() -> int:
         "notes": (
             "engine_share: the engine's own time for the same calls over the replay's time (read, "
             "decompress, decode, synchronize, build, encode, fuse; scored: also labels and metrics), timed "
-            f"in turn over parts of {PART_SETS} sets. The limit is 0.85. "
+            f"in turn over parts of {options.part_sets} sets. The limit is 0.85. "
             "engine_share_cpu: the same of CPU seconds, which others on the machine do not change."
         ),
         "rows": rows,

@@ -160,7 +160,7 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         (_percent(100 * run["confidence"]), "confidence", "mean over all pixels"),
         (_percent(100 * run["flicker"], 2), "flicker", "pixels that change and change back"),
         (f"{run['segmented']}", "sets segmented", f"{run['complete']} with all sensors"),
-        (f"{timing['speed']:.1f} x", "real time", f"{timing['sets_per_s']:.1f} sets a second"),
+        (f"{timing['speed']:.2g} x", "real time", f"{timing['sets_per_s']:.1f} sets a second"),
     ]
     return cards
 
