@@ -116,8 +116,8 @@ def test_processes_share_the_joint_batch(data):
     whole = StepBatches(data, CROP, 4, seed=1)[5]
     parts = [StepBatches(data, CROP, 4, seed=1, rank=r, world_size=2)[5] for r in range(2)]
     for rank, part in enumerate(parts):
-        assert part.images.equal(whole.images[rank::2])
-        assert part.present.equal(whole.present[rank::2])
+        assert part.images.equal(whole.images[2 * rank : 2 * rank + 2])
+        assert part.present.equal(whole.present[2 * rank : 2 * rank + 2])
 
 
 def test_an_epoch_begins_at_the_step_that_was_reached():
@@ -128,7 +128,9 @@ def test_augmentation_keeps_sensors_and_label_aligned(data):
     planes = np.array(data.planes(0))
     # Give each sensor the label itself: wherever a pixel goes, they must go together.
     planes[:LABEL_PLANE] = planes[LABEL_PLANE]
-    config = AugmentConfig(crop_height=32, crop_width=64, color=0.0, empty_event=0.0)
+    config = AugmentConfig(
+        crop_height=32, crop_width=64, color=0.0, empty_event=0.0, thin_event=0.0
+    )
     for seed in range(20):
         out = augment(planes, config, np.random.default_rng(seed))
         assert out.shape == (LABEL_PLANE + 1, 32, 64)
@@ -136,6 +138,20 @@ def test_augmentation_keeps_sensors_and_label_aligned(data):
             np.testing.assert_array_equal(out[3 * modality], out[LABEL_PLANE])
         camera_off = np.abs(out[0].astype(int) - out[LABEL_PLANE].astype(int)) > 1
         assert camera_off.mean() < 0.25  # filtered at the edges
+
+
+def test_event_images_lose_a_share_of_their_pixels_at_times(data):
+    config = AugmentConfig(crop_height=32, crop_width=64, empty_event=0.0, thin_event=1.0)
+    full = AugmentConfig(crop_height=32, crop_width=64, empty_event=0.0, thin_event=0.0)
+    event = slice(3 * Modality.EVENT, 3 * Modality.EVENT + 3)
+    planes = np.array(data.planes(0))
+    for seed in range(5):
+        thinned = augment(planes, config, np.random.default_rng(seed))[event]
+        whole = augment(planes, full, np.random.default_rng(seed))[event]
+        assert ((thinned == whole) | (thinned == 0)).all()
+        # All three channels of a pixel go together.
+        gone = (whole > 0) & (thinned == 0)
+        assert ((thinned.max(axis=0) == 0) | ~gone.any(axis=0)).all()
 
 
 def test_event_images_are_empty_at_times(data):

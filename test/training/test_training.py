@@ -30,15 +30,19 @@ def street(tmp_path_factory):
     return write_street(tmp_path_factory.mktemp("street"))
 
 
-@pytest.fixture(scope="module")
-def config(street, tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+def tiny_config(
+    street,
+    path,
+    method="training.methods.supervised.Supervised",
+    max_steps=6,
+    steps_per_epoch=3,
+    **settings,
+):
+    """Write the configuration of a run of a few steps on a tiny data set."""
+    settings = {"network": {"head_width": 32}, "optimizer": {"warmup_steps": 2}, **settings}
     document = {
         "threads": 1,
-        "model": {
-            "class_path": "training.methods.supervised.Supervised",
-            "init_args": {"network": {"head_width": 32}, "optimizer": {"warmup_steps": 2}},
-        },
+        "model": {"class_path": method, "init_args": settings},
         "data": {
             "class_path": "training.data.batches.StreetDataModule",
             "init_args": {
@@ -46,12 +50,16 @@ def config(street, tmp_path_factory):
                 "height": HEIGHT,
                 "width": WIDTH,
                 "augment": {"crop_height": 32, "crop_width": 64},
-                "loader": {"batch_size": 4, "steps_per_epoch": 3, "build_workers": 0},
+                "loader": {
+                    "batch_size": 4,
+                    "steps_per_epoch": steps_per_epoch,
+                    "build_workers": 0,
+                },
             },
         },
         "trainer": {
             "accelerator": "cpu",
-            "max_steps": 6,
+            "max_steps": max_steps,
             "max_epochs": -1,
             "log_every_n_steps": 1,
             "num_sanity_val_steps": 0,
@@ -61,6 +69,11 @@ def config(street, tmp_path_factory):
     }
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+@pytest.fixture(scope="module")
+def config(street, tmp_path_factory):
+    return tiny_config(street, tmp_path_factory.mktemp("config") / "tiny.yaml")
 
 
 def fit(config, runs, *more):

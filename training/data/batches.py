@@ -49,16 +49,15 @@ def draw_subsets(
 ) -> np.ndarray:
     """A random non-empty subset for each sample: its size uniform in 1..n, then its members uniform.
 
-    Sizes are stratified over the batch (every size occurs equally often, up to a rest), which keeps the
-    distribution of each sample and makes the work of a step constant.
+    Sizes are stratified: among n samples that follow each other every size occurs once. That keeps the
+    distribution of each sample, and makes the work of a step constant and equal for all processes.
 
     Returns:
         bool[samples, M]
     """
     count = len(modalities)
-    sizes = rng.permutation(
-        np.concatenate([rng.permutation(count) + 1 for _ in range(-(-samples // count))])[:samples]
-    )
+    groups = -(-samples // count)
+    sizes = np.concatenate([rng.permutation(count) + 1 for _ in range(groups)])[:samples]
     present = np.zeros((samples, len(MODALITIES)), bool)
     for row, size in zip(present, sizes, strict=True):
         row[rng.choice(np.asarray(modalities), size, replace=False)] = True
@@ -98,7 +97,8 @@ class StepBatches(Dataset[Batch]):
         self._seed = seed
         self._modalities = tuple(modalities)
         self._dropout = modality_dropout
-        self._share = range(rank, batch_size, world_size)
+        share = batch_size // world_size
+        self._share = range(rank * share, (rank + 1) * share)
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([self._seed, step])
@@ -149,12 +149,13 @@ class StepSampler(Sampler[int]):
 
 
 class ValidationSamples(Dataset[Batch]):
-    """Full frames of a split, evenly thinned out to at most ``limit``; all modalities present."""
+    """Full frames of a split, evenly thinned out to at most ``limit``, shared among the processes."""
 
-    def __init__(self, source: PlaneSource, limit: int) -> None:
+    def __init__(self, source: PlaneSource, limit: int, rank: int = 0, world_size: int = 1) -> None:
         self._source = source
         count = len(source) if limit <= 0 else min(limit, len(source))
-        self._indices = np.linspace(0, len(source) - 1, count).round().astype(int)
+        indices = np.linspace(0, len(source) - 1, count).round().astype(int)
+        self._indices = indices[rank::world_size]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -265,4 +266,11 @@ class StreetDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         source = StreetData(self.root, "val", self.spec, 0)
-        return DataLoader(ValidationSamples(source, self.loader.val_frames), batch_size=None)
+        trainer = self.trainer
+        samples = ValidationSamples(
+            source,
+            self.loader.val_frames,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(samples, batch_size=None)

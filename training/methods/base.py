@@ -36,7 +36,7 @@ class SegmentationMethod(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout's randomness belongs to the step, so that a resumed run repeats it.
-        torch.manual_seed(zlib.crc32(f"{self.seed}/{self.global_step}".encode()))
+        torch.manual_seed(zlib.crc32(f"{self.seed}/{self.global_step}/{self.global_rank}".encode()))
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = make_optimizer(
@@ -65,7 +65,11 @@ class SegmentationMethod(lightning.LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        values = {name: matrix.miou() for name, matrix in self._matrices.items()}
+        values = {}
+        for name, matrix in self._matrices.items():
+            counts = self.all_gather(torch.from_numpy(matrix.counts))
+            matrix.counts = counts.reshape(-1, *matrix.counts.shape).sum(0).cpu().numpy()
+            values[name] = matrix.miou()
         for name, value in values.items():
             self.log(f"val/miou/{name}", value)
         self.log("val/miou_mean", sum(values.values()) / len(values), prog_bar=True)

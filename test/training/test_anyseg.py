@@ -1,0 +1,152 @@
+"""AnySeg's distillation: each term by hand, and a teacher-student run from the command line."""
+
+import math
+
+import pytest
+import torch
+from street_on_disk import write_street
+from test_training import tiny_config
+
+from training import train
+from training.losses.cmd import CmdConfig, cross_modal_distillation, relation_gap
+from training.losses.distances import channel_kl, cosine, normalized_l2
+from training.losses.mad import MadConfig, semantic_distillation
+from training.losses.umd import UmdConfig, unimodal_distillation
+from training.models.checkpoint import load_trained
+
+# Two samples, three modalities; the student sees (0, 0), (0, 2) and (1, 1).
+MODALITIES = 3
+PAIRS = torch.tensor([0, 2, 4])
+
+
+def maps(rows, seed=0, channels=4):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, channels, 2, 3, generator=generator)
+
+
+def kl(p, q):
+    """KL(p || q) of two lists of probabilities."""
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def test_channel_kl_by_hand():
+    teacher, student = [0.5, 0.25, 0.25], [0.2, 0.3, 0.5]
+    as_map = lambda p: torch.tensor(p).log().view(1, 3, 1, 1)  # noqa: E731
+    got = channel_kl(as_map(student), as_map(teacher))
+    assert got.item() == pytest.approx(kl(teacher, student), rel=1e-5)
+
+
+@pytest.mark.parametrize("measure", [channel_kl, cosine, normalized_l2])
+def test_distances_vanish_at_equality_and_never_train_the_teacher(measure):
+    student, teacher = maps(2, 1).requires_grad_(), maps(2, 2).requires_grad_()
+    assert measure(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    measure(student, teacher).backward()
+    assert teacher.grad is None and student.grad is not None
+
+
+def test_unimodal_term_compares_a_modality_with_itself():
+    teacher = [maps(6, 3), maps(6, 4)]
+    student = [level[PAIRS].clone() for level in teacher]
+    assert unimodal_distillation(student, teacher, PAIRS, UmdConfig()).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    shifted = torch.tensor([1, 2, 4])  # the first pair now claims to be modality 1
+    expected = (channel_kl(student[0][:1], teacher[0][1:2]) / 3).item()
+    expected += (channel_kl(student[1][:1], teacher[1][1:2]) / 3).item()
+    got = unimodal_distillation(student, teacher, shifted, UmdConfig()).item()
+    assert got == pytest.approx(expected / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure"), [("kl", channel_kl), ("cosine", cosine), ("l2", normalized_l2)]
+)
+def test_cross_modal_pairs_average_over_the_other_modalities(kind, measure):
+    student, teacher = maps(3, 5), maps(6, 6)
+    others = {0: (1, 2), 1: (0, 1), 2: (3, 5)}  # row of the student: rows of the teacher
+    expected = sum(
+        measure(student[row : row + 1], teacher[n : n + 1]).item()
+        for row, targets in others.items()
+        for n in targets
+    )
+    config = CmdConfig(reading="pairs", distance=kind)
+    got = cross_modal_distillation([student], [teacher], PAIRS, MODALITIES, config).item()
+    assert got == pytest.approx(expected / 6, rel=1e-4)
+
+
+def test_relations_compare_the_similarities_of_present_modalities():
+    student, teacher = maps(3, 7), maps(6, 8)
+    similarity = torch.nn.functional.cosine_similarity
+    gap = similarity(student[0], student[1], dim=0) - similarity(teacher[0], teacher[2], dim=0)
+    got = relation_gap(student, teacher, PAIRS, MODALITIES)
+    assert got.item() == pytest.approx(gap.square().mean().item(), rel=1e-4)
+
+
+def test_single_modalities_have_no_relations():
+    student = maps(2, 9).requires_grad_()
+    loss = relation_gap(student, maps(6, 10), torch.tensor([1, 5]), MODALITIES)
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+def test_semantic_term_is_a_mean_over_pixels():
+    student, teacher = maps(2, 11), maps(2, 12)
+    expected = torch.nn.functional.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="none"
+    ).sum(1)
+    got = semantic_distillation(student, teacher, MadConfig())
+    assert got.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    return write_street(tmp_path_factory.mktemp("street"), frames=2)
+
+
+def test_teacher_then_student_from_the_command_line(street, tmp_path):
+    teacher = tiny_config(street, tmp_path / "teacher.yaml", max_steps=2, steps_per_epoch=2)
+    common = ["--runs", str(tmp_path)]
+    off = ["--data.init_args.modality_dropout", "false"]
+    train.main(["fit", "--config", str(teacher), "--name", "teacher", *common, *off])
+    checkpoint = tmp_path / "teacher" / "checkpoints" / "last.ckpt"
+
+    student = tiny_config(
+        street,
+        tmp_path / "student.yaml",
+        max_steps=2,
+        steps_per_epoch=2,
+        method="training.methods.anyseg.AnySegStudent",
+        teacher=str(checkpoint),
+        network={"head_width": 16},
+        cmd={"reading": "pairs"},
+    )
+    train.main(["fit", "--config", str(student), "--name", "student", *common])
+    log = (tmp_path / "student" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
+    for term in ("segmentation", "umd", "cmd", "mad"):
+        assert f"train/{term}" in log[0]
+    trained = load_trained(tmp_path / "student" / "checkpoints" / "last.ckpt")
+    assert trained.network.config.head_width == 16
+    stored = torch.load(tmp_path / "student" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not [name for name in stored["state_dict"] if "teacher" in name]
+
+
+def test_weights_of_zero_leave_the_supervised_loss(street, tmp_path):
+    path = tiny_config(street, tmp_path / "teacher.yaml", max_steps=1, steps_per_epoch=1)
+    train.main(["fit", "--config", str(path), "--runs", str(tmp_path), "--name", "teacher"])
+    checkpoint = tmp_path / "teacher" / "checkpoints" / "last.ckpt"
+    zero = {"weight": 0.0}
+    student = tiny_config(
+        street,
+        tmp_path / "student.yaml",
+        max_steps=1,
+        steps_per_epoch=1,
+        method="training.methods.anyseg.AnySegStudent",
+        teacher=str(checkpoint),
+        **{"umd": zero, "cmd": zero, "mad": zero},
+    )
+    train.main(["fit", "--config", str(student), "--runs", str(tmp_path), "--name", "student"])
+    left, right = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("teacher", "student")
+    )
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name

@@ -1,0 +1,123 @@
+"""AnySeg's second stage (arXiv 2411.17141): an anymodal student taught by a multimodal teacher.
+
+The student sees a random subset of the modalities of each sample; the frozen teacher sees all of them.
+
+    L = L_OHEM(student(S), label) + w_u L_UMD + w_c L_CMD + w_m L_MAD
+
+Each term is switched off by weight 0. The teacher is a checkpoint of ``training.methods.supervised`` with
+``modality_dropout: false``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.data.batches import Batch
+from training.losses.cmd import CmdConfig, cross_modal_distillation
+from training.losses.mad import MadConfig, semantic_distillation
+from training.losses.ohem import ohem_cross_entropy
+from training.losses.umd import UmdConfig, unimodal_distillation
+from training.methods.base import SegmentationMethod, present_pairs
+from training.methods.schedule import OptimizerConfig
+from training.methods.supervised import OhemConfig
+from training.models.checkpoint import load_trained
+from training.models.segmentor import AnymodalSegmentor, Features, SegmentorConfig, full_size
+
+
+class AnySegStudent(SegmentationMethod):
+    """Supervision and three distillation terms.
+
+    Args:
+        teacher: checkpoint of the teacher.
+        network: the student; its encoder may differ from the teacher's.
+        optimizer: how it is trained.
+        ohem: the supervised loss.
+        umd: unimodal distillation.
+        cmd: cross-modal distillation.
+        mad: semantic distillation.
+        seed: of the weights and of dropout.
+
+    Raises:
+        ValueError: if teacher and student differ in their classes.
+    """
+
+    def __init__(
+        self,
+        teacher: Path,
+        network: SegmentorConfig = SegmentorConfig(),  # noqa: B008 (frozen)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        ohem: OhemConfig = OhemConfig(),  # noqa: B008 (frozen)
+        umd: UmdConfig = UmdConfig(),  # noqa: B008 (frozen)
+        cmd: CmdConfig = CmdConfig(),  # noqa: B008 (frozen)
+        mad: MadConfig = MadConfig(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, optimizer, seed)
+        frozen = load_trained(Path(teacher)).network.requires_grad_(False)
+        if frozen.config.classes != network.classes:
+            raise ValueError(
+                f"the teacher {teacher} has {frozen.config.classes} classes, the student "
+                f"{network.classes}"
+            )
+        # Not a submodule: it is in no checkpoint of the student, and stays in evaluation mode.
+        self._teacher = (frozen,)
+        self.projections = nn.ModuleList(
+            nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
+            for ours, theirs in zip(
+                self.network.encoder.channels, frozen.encoder.channels, strict=True
+            )
+        )
+        self.ohem, self.umd, self.cmd, self.mad = ohem, umd, cmd, mad
+
+    @property
+    def teacher(self) -> AnymodalSegmentor:
+        """The frozen teacher."""
+        return self._teacher[0]
+
+    def on_fit_start(self) -> None:
+        self.teacher.to(self.device).eval()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, modality_ids, sample_index = present_pairs(batch)
+        samples, modalities = batch.images.shape[:2]
+        features = self.network.encode(images, modality_ids)
+        logits = self.network.fuse(features, sample_index, samples)
+        height, width = batch.labels.shape[1:]
+        terms = {
+            "segmentation": ohem_cross_entropy(
+                full_size(logits, height, width),
+                batch.labels,
+                self.ohem.threshold,
+                self.ohem.minimum_share,
+            )
+        }
+        teacher_features, teacher_logits = self._teach(batch)
+        pairs = sample_index * modalities + modality_ids
+        projected = [p(f) for p, f in zip(self.projections, features, strict=True)]
+        if self.umd.weight:
+            terms["umd"] = self.umd.weight * unimodal_distillation(
+                projected, teacher_features, pairs, self.umd
+            )
+        if self.cmd.weight:
+            terms["cmd"] = self.cmd.weight * cross_modal_distillation(
+                projected, teacher_features, pairs, modalities, self.cmd
+            )
+        if self.mad.weight:
+            terms["mad"] = self.mad.weight * semantic_distillation(logits, teacher_logits, self.mad)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def _teach(self, batch: Batch) -> tuple[Features, Tensor]:
+        """The teacher's maps of all pairs ``[B * M, ...]`` and its logits from all modalities."""
+        samples, modalities = batch.images.shape[:2]
+        device = batch.images.device
+        ids = torch.arange(modalities, device=device).repeat(samples)
+        index = torch.arange(samples, device=device).repeat_interleave(modalities)
+        features = self.teacher.encode(batch.images.flatten(0, 1), ids)
+        return features, self.teacher.fuse(features, index, samples)

@@ -1,0 +1,188 @@
+"""Importers for published weights: AnySeg's state dicts, and MiT encoders trained on ImageNet.
+
+Every key and every shape must match; the reference code loads non-strictly, so that a wrong file silently
+leaves random weights. Files are read weights-only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.models.checkpoint import CheckpointError
+from training.models.encoder import MIT_SIZES, MitSize, MixTransformer
+from training.models.segmentor import AnymodalSegmentor, NormalizationConfig, SegmentorConfig
+
+_UNIT = (1.0, 1.0, 1.0)
+_ZERO = (0.0, 0.0, 0.0)
+_BYTE = (1 / 255, 1 / 255, 1 / 255)
+RAW_BYTES = NormalizationConfig(
+    *(_ZERO, _BYTE, _ZERO, _BYTE, _ZERO, _BYTE, _ZERO, _BYTE),
+)
+"""0..255 as they are: what the released MUSES evaluation feeds its network."""
+IMAGENET_CAMERA = NormalizationConfig(
+    depth_std=_UNIT, event_std=_UNIT, lidar_std=_UNIT, depth_mean=_ZERO, event_mean=_ZERO
+)
+"""ImageNet's for the camera, the others in 0..1: what the DeLiVER code trains with."""
+
+_WRAPPERS = ("model_state_dict", "state_dict", "model")
+_DROPPED = re.compile(r"classifier\.weight|head\.(weight|bias)|.*\.num_batches_tracked")
+# In the order of application; each pattern matches a whole key.
+_RENAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), target)
+    for pattern, target in (
+        (r"patch_embed(\d)\.(proj|norm)\.(\w+)", r"encoder.stages.{}.patch_embed.\2.\3"),
+        (r"block(\d)\.(\d+)\.(norm[12])\.(\w+)", r"encoder.stages.{}.blocks.\2.\3.\4"),
+        (r"block(\d)\.(\d+)\.attn\.sr\.(\w+)", r"encoder.stages.{}.blocks.\2.attention.reduce.\3"),
+        (
+            r"block(\d)\.(\d+)\.attn\.(q|kv|proj|norm)\.(\w+)",
+            r"encoder.stages.{}.blocks.\2.attention.\3.\4",
+        ),
+        (
+            r"block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.(\w+)",
+            r"encoder.stages.{}.blocks.\2.mlp.depthwise.\3",
+        ),
+        (r"block(\d)\.(\d+)\.mlp\.(fc[12])\.(\w+)", r"encoder.stages.{}.blocks.\2.mlp.\3.\4"),
+        (r"norm(\d)\.(\w+)", r"encoder.stages.{}.norm.\2"),
+        (r"linear_c(\d)\.proj\.(\w+)", r"head.projections.{}.\2"),
+    )
+)
+_HEAD = {
+    "linear_fuse.conv.weight": "head.fuse.weight",
+    "linear_fuse.bn.weight": "head.norm.weight",
+    "linear_fuse.bn.bias": "head.norm.bias",
+    "linear_fuse.bn.running_mean": "head.norm.running_mean",
+    "linear_fuse.bn.running_var": "head.norm.running_var",
+    "linear_pred.weight": "head.classifier.weight",
+    "linear_pred.bias": "head.classifier.bias",
+}
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a published file weights-only, without its wrapper and one leading ``module.``.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds no named tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}")
+    try:
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged or foreign files
+        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from None
+    for wrapper in _WRAPPERS:
+        if isinstance(stored, Mapping) and isinstance(stored.get(wrapper), Mapping):
+            stored = stored[wrapper]
+            break
+    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise CheckpointError(
+            f"{path} holds no state dict: expected a mapping from names to tensors"
+        )
+    return {str(name).removeprefix("module."): value for name, value in stored.items()}
+
+
+def import_anyseg(path: Path, normalization: NormalizationConfig = RAW_BYTES) -> AnymodalSegmentor:
+    """Read an official AnySeg checkpoint; encoder size, head width and classes follow from its shapes.
+
+    Args:
+        path: the file.
+        normalization: of the input images; the repository leaves open which one training used.
+
+    Raises:
+        CheckpointError: naming the keys that are missing, unknown or of another shape.
+    """
+    source = read_state_dict(path)
+    renamed = _renamed(source, path)
+    try:
+        config = SegmentorConfig(
+            encoder=_size_of(renamed, path),
+            head_width=len(renamed["head.projections.0.weight"]),
+            classes=len(renamed["head.classifier.weight"]),
+            normalization=normalization,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path} has no {error.args[0]} (in this project's names)") from None
+    network = AnymodalSegmentor(config)
+    own = {"mean", "std", "head.norm.num_batches_tracked"}
+    _load(network, renamed, own, path)
+    return network.eval()
+
+
+def import_imagenet_encoder(path: Path, encoder: MixTransformer) -> None:
+    """Load ImageNet weights of a MiT (``mit_b0.pth`` and its like) into an encoder of the same size.
+
+    Raises:
+        CheckpointError: naming the keys that are missing, unknown or of another shape.
+    """
+    renamed = _renamed(read_state_dict(path), path)
+    stripped = {name.removeprefix("encoder."): value for name, value in renamed.items()}
+    _load(encoder, stripped, set(), path)
+
+
+def _renamed(source: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    renamed, unknown = {}, []
+    for name, value in source.items():
+        if _DROPPED.fullmatch(name):
+            continue
+        target = _own_name(name)
+        if target is None:
+            unknown.append(name)
+        else:
+            renamed[target] = value
+    if unknown:
+        raise CheckpointError(f"{path} has keys that no MiT segmentor has: {_listed(unknown)}")
+    return renamed
+
+
+def _own_name(name: str) -> str | None:
+    bare = name.removeprefix("encoder.").removeprefix("decoder.")
+    if bare in _HEAD:
+        return _HEAD[bare]
+    for pattern, target in _RENAMES:
+        if match := pattern.fullmatch(bare):
+            # Stages count from 1 there and from 0 here.
+            return match.expand(target.replace("{}", str(int(match[1]) - 1)))
+    return None
+
+
+def _size_of(weights: Mapping[str, Tensor], path: Path) -> str:
+    channels = [len(weights[f"encoder.stages.{s}.norm.weight"]) for s in range(4)]
+    depths = [
+        sum(f"encoder.stages.{s}.blocks.{i}.norm1.weight" in weights for i in range(100))
+        for s in range(4)
+    ]
+    for name, size in MIT_SIZES.items():
+        if size == MitSize(tuple(channels), tuple(depths)):  # type: ignore[arg-type]
+            return name
+    raise CheckpointError(f"{path}: no MiT has channels {channels} and depths {depths}")
+
+
+def _load(
+    module: torch.nn.Module, weights: Mapping[str, Tensor], own: set[str], path: Path
+) -> None:
+    expected = module.state_dict()
+    missing = sorted(set(expected) - own - set(weights))
+    unknown = sorted(set(weights) - set(expected))
+    shapes = [
+        f"{name} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+        for name, value in sorted(weights.items())
+        if name in expected and value.shape != expected[name].shape
+    ]
+    problems = [
+        f"{what}: {_listed(names)}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("wrong shape", shapes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit; {'; '.join(problems)}")
+    module.load_state_dict({**expected, **weights})
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
