@@ -86,6 +86,15 @@ def test_nothing_is_awaited_that_could_not_be_nearer():
     assert matched.members["lidar"].stamp_ns == 1970 * MS
 
 
+def test_where_the_nearest_is_lost_the_last_that_could_match_is_awaited():
+    sync = pair(max_wait_s=0.2, tolerance_s=0.09)
+    fed(sync, 2000, lidar_phase=70)
+    sync.add("camera", 2000 * MS, None, 2010 * MS)
+    assert sync.add("camera", 2100 * MS, None, 2110 * MS) == []  # the scan of 2070 is lost
+    (matched,) = sync.add("lidar", 2170 * MS, None, 2180 * MS)
+    assert matched.members["lidar"].age_s == pytest.approx(-0.07)
+
+
 def test_too_old_is_not_used():
     sync = pair(timeout_s=5.0, max_age_s=0.3)
     fed(sync, 500)
