@@ -28,6 +28,7 @@ class BoundaryScore:
             raise ValueError(f"{classes} classes; at most {_MAX_CLASSES} fit into a pixel's bits")
         self._classes = classes
         self._tolerance = tolerance
+        self._bits: np.dtype[np.unsignedinteger] = np.dtype("u4" if classes <= 32 else "u8")
         self._predicted = np.zeros(classes, np.int64)
         self._predicted_near = np.zeros(classes, np.int64)
         self._true = np.zeros(classes, np.int64)
@@ -39,11 +40,11 @@ class BoundaryScore:
         # What lies under unlabelled pixels is unknown: it makes no outline.
         predicted = np.where(valid, predicted, 255).astype(np.uint8)
         reach = max(1, round(self._tolerance * math.hypot(*truth.shape)))
-        for image, other, outline, near in (
-            (predicted, truth, self._predicted, self._predicted_near),
-            (truth, predicted, self._true, self._true_near),
+        bits_of = [self._outline_bits(predicted), self._outline_bits(truth)]
+        for image, mine, others, outline, near in (
+            (predicted, *bits_of, self._predicted, self._predicted_near),
+            (truth, *reversed(bits_of), self._true, self._true_near),
         ):
-            mine, others = self._outline_bits(image), self._outline_bits(other)
             met = (mine & _spread(others, reach)) != 0
             on_outline = mine != 0
             outline += np.bincount(image[on_outline], minlength=256)[: self._classes]
@@ -64,7 +65,7 @@ class BoundaryScore:
         known = ~np.isnan(values)
         return float(100 * values[known].mean()) if known.any() else float("nan")
 
-    def _outline_bits(self, labels: LabelImage) -> npt.NDArray[np.uint64]:
+    def _outline_bits(self, labels: LabelImage) -> npt.NDArray[np.unsignedinteger]:
         """One bit a class, set where a pixel of that class touches a pixel of another."""
         edge = np.zeros(labels.shape, bool)
         down = labels[1:] != labels[:-1]
@@ -73,25 +74,25 @@ class BoundaryScore:
         edge[:-1] |= down
         edge[:, 1:] |= right
         edge[:, :-1] |= right
-        known = labels < self._classes
-        bits = np.left_shift(np.uint64(1), np.minimum(labels, 63).astype(np.uint64))
-        return np.where(edge & known, bits, np.uint64(0))
+        table = np.zeros(256, self._bits)
+        table[: self._classes] = [1 << c for c in range(self._classes)]
+        return np.where(edge, table[labels], self._bits.type(0))
 
 
-def _spread(bits: npt.NDArray[np.uint64], reach: int) -> npt.NDArray[np.uint64]:
+def _spread(bits: npt.NDArray[np.unsignedinteger], reach: int) -> npt.NDArray[np.unsignedinteger]:
     """Bits of all pixels within a square of ``2 * reach + 1`` pixels."""
     for axis in (0, 1):
         done = 0
-        wide = bits.copy()
         while done < reach:
             # Doubling: after steps 1, 2, 4, ... every offset up to their sum is covered.
             step = min(done + 1, reach - done)
-            forward, back = np.zeros_like(wide), np.zeros_like(wide)
+            wide = bits.copy()
             if axis == 0:
-                forward[step:], back[:-step] = wide[:-step], wide[step:]
+                wide[step:] |= bits[:-step]
+                wide[:-step] |= bits[step:]
             else:
-                forward[:, step:], back[:, :-step] = wide[:, :-step], wide[:, step:]
-            wide = wide | forward | back
+                wide[:, step:] |= bits[:, :-step]
+                wide[:, :-step] |= bits[:, step:]
+            bits = wide
             done += step
-        bits = wide
     return bits

@@ -77,6 +77,7 @@ class SubsetTally:
         self.calibration = Calibration()
         self.boundary = BoundaryScore(classes)
         self.against_full = ConfusionMatrix(classes)
+        self._diagonal = np.einsum("ii->i", self.against_full.counts)
         self._confidence = 0.0
 
     def add(
@@ -84,8 +85,12 @@ class SubsetTally:
     ) -> None:
         """Count one set."""
         self.sets += 1
-        reference = np.where(inside, full.labels, IGNORE_ID).astype(np.uint8)
-        self.against_full.add(output.labels, reference)
+        # Outside the camera's view labels are 255 and so not counted.
+        if output is full:
+            counts = np.bincount(full.labels.ravel(), minlength=256)[: len(self._diagonal)]
+            self._diagonal += counts
+        else:
+            self.against_full.add(np.where(inside, output.labels, 0).astype(np.uint8), full.labels)
         self._confidence += _mean_confidence(output, inside)
         if truth is not None:
             self.labelled += 1

@@ -85,6 +85,7 @@ def test_boundary_f1_of_the_truth_is_perfect_and_of_nothing_unknown():
 # --- contributions ----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=15, max_size=15))
 def test_shapley_values_are_the_mean_gain_over_all_orders(worth):
     value = dict(zip(all_subsets(), worth, strict=True))
