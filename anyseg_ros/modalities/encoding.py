@@ -30,7 +30,10 @@ ENCODINGS: dict[Modality, dict[str, dict[str, float]]] = {
         },
         "minmax": {},
     },
-    Modality.EVENT: {"polarity_counts": {"window_s": 0.05, "saturation": 4.0}},
+    Modality.EVENT: {
+        "polarity_counts": {"window_s": 0.05, "saturation": 4.0},
+        "polarity_counts_elevation": {"window_s": 0.05, "saturation": 4.0},
+    },
     Modality.LIDAR: {
         "range_height_intensity": {
             "min_m": 1.0,
@@ -48,7 +51,7 @@ DEFAULT_ENCODINGS: dict[Modality, EncodingSpec] = {
     for modality, name in {
         Modality.CAMERA: "rgb",
         Modality.DEPTH: "inverse_log_height",
-        Modality.EVENT: "polarity_counts",
+        Modality.EVENT: "polarity_counts_elevation",
         Modality.LIDAR: "range_height_intensity",
     }.items()
 }

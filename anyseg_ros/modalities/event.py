@@ -13,7 +13,7 @@ from anyseg_ros.modalities.camera import ImageWarper
 from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
 from anyseg_ros.modalities.errors import ModalityError
 from anyseg_ros.modalities.geometry import SegmentationGrid
-from anyseg_ros.modalities.projection import RotationWarp, is_registered
+from anyseg_ros.modalities.projection import RotationWarp, is_registered, linear_byte
 from anyseg_ros.modalities.sensor_data import CameraFrame, EventPacket
 from anyseg_ros.modality import Modality
 
@@ -31,11 +31,29 @@ def join_packets(packets: Sequence[EventPacket]) -> EventPacket:
     )
 
 
-class EventImageBuilder:
-    """Encoding ``polarity_counts``: events of the window ``(end - window_s, end]``, counted per pixel.
+def elevation_image(grid: SegmentationGrid) -> npt.NDArray[np.uint8]:
+    """Elevation of each pixel's ray over the grid's horizontal plane, uint8[H, W].
 
-    Red counts brighter, blue darker, ``255 * min(n, saturation) / saturation``; green is 0. The counts
-    are warped into the grid by rotation and intrinsics. A still scene gives an empty picture.
+    -45 degrees is 1, 45 degrees and more 255, the letterbox's border 0.
+    """
+    rays = grid.input_camera.rays()
+    elevation = np.arctan2(-rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
+    image = np.zeros(elevation.shape, np.uint8)
+    image[grid.letterbox.content] = linear_byte(elevation, -np.pi / 4, np.pi / 4)[
+        grid.letterbox.content
+    ]
+    return image
+
+
+class EventImageBuilder:
+    """Encodings of the events in the window ``(end - window_s, end]``, counted per pixel.
+
+    - ``polarity_counts``: red counts brighter, blue darker, ``255 * min(n, saturation) / saturation``;
+      green is 0. The counts are warped into the grid by rotation and intrinsics. A still scene gives
+      an empty picture.
+    - ``polarity_counts_elevation``: green is the elevation of each pixel's ray instead, -45 degrees
+      (1) to 45 (255), for a level camera. Events are edges, and few: where in the view an edge lies
+      is most of what it says, and a network without position embedding cannot know it from a crop.
     """
 
     def __init__(
@@ -49,6 +67,9 @@ class EventImageBuilder:
             None
             if is_registered(self._camera, grid, sensor.grid_from_sensor)
             else RotationWarp(self._camera, grid, sensor.grid_from_sensor, cv2.INTER_LINEAR)
+        )
+        self._elevation = (
+            elevation_image(grid) if spec.name == "polarity_counts_elevation" else None
         )
 
     @property
@@ -66,7 +87,7 @@ class EventImageBuilder:
             ModalityError: if an event lies outside the calibrated sensor.
         """
         if isinstance(data, CameraFrame):
-            return self._warp_image(data.image)
+            return self._with_elevation(self._warp_image(data.image))
         width, height = self._camera.width, self._camera.height
         keep = (data.stamp_ns > end_stamp_ns - self.window_ns) & (data.stamp_ns <= end_stamp_ns)
         x, y, polarity = data.x[keep], data.y[keep], data.polarity[keep]
@@ -81,5 +102,12 @@ class EventImageBuilder:
         level = np.minimum(counts * scale + 0.5, 255).astype(np.uint8)
         image = np.stack([level[0], np.zeros_like(level[0]), level[1]], -1)
         if self._warp is not None:
-            return self._warp(image)
-        return self._grid.letterbox.place(image, cv2.INTER_AREA)
+            return self._with_elevation(self._warp(image))
+        return self._with_elevation(self._grid.letterbox.place(image, cv2.INTER_AREA))
+
+    def _with_elevation(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if self._elevation is None:
+            return image
+        image = image.copy()  # a picture that was not warped is still the caller's
+        image[..., 1] = self._elevation
+        return image

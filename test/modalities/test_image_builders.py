@@ -211,9 +211,11 @@ def test_splat_equals_painting_point_by_point(data):
 
 # --- events
 
+COUNTS = EncodingSpec("polarity_counts")
+
 
 def test_events_are_counted_by_polarity_in_the_window_only():
-    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), COUNTS)
     window_ns = 50_000_000
     end = 200_000_000
     packet = events(
@@ -227,25 +229,25 @@ def test_events_are_counted_by_polarity_in_the_window_only():
 
 
 def test_counts_saturate():
-    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), COUNTS)
     image = built.build(events([1] * 40, [1] * 40, [1] * 40, range(1, 41)), 50)
     assert image[1, 1].tolist() == [255, 0, 0]
 
 
 def test_a_quiet_sensor_gives_an_empty_picture():
-    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), COUNTS)
     assert not built.build(events([], [], [], []), 10).any()
 
 
 def test_an_event_outside_the_sensor_is_refused():
-    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), COUNTS)
     with pytest.raises(ModalityError, match=r"\(128, 3\).*128x64"):
         built.build(events([128], [3], [1], [10]), 10)
 
 
 def test_an_event_sensor_of_other_resolution_is_warped_into_the_grid():
     sensor = SensorCalibration("event", camera=CameraModel.from_fov(64, 32, 88))
-    built = builder(Modality.EVENT, sensor)
+    built = builder(Modality.EVENT, sensor, COUNTS)
     x, y = np.meshgrid(np.arange(30, 34), np.arange(14, 18))
     image = built.build(events(x.ravel(), y.ravel(), [1] * 16, [5] * 16), 10)
     rows, columns = np.nonzero(image[..., 0] > 30)
@@ -253,9 +255,30 @@ def test_an_event_sensor_of_other_resolution_is_warped_into_the_grid():
 
 
 def test_a_rendered_event_image_is_taken_as_it_is():
-    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA))
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), COUNTS)
     picture = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     assert (built.build(CameraFrame(picture), 0) == picture).all()
+
+
+def test_elevation_fills_the_plane_between_the_counts():
+    spec = EncodingSpec("polarity_counts_elevation")
+    quiet = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), spec).build(
+        events([], [], [], []), 10
+    )
+    assert not quiet[..., [0, 2]].any()
+    # 10 pixels above the optical centre, straight ahead: atan(10 / f).
+    expected = 1.5 + 254 * (math.degrees(math.atan(10 / CAMERA.fy)) + 45) / 90
+    row = quiet[round(CAMERA.cy - 10.5) : round(CAMERA.cy - 9.5) + 1, 63, 1].astype(float)
+    assert row.min() - 2 <= expected <= row.max() + 2
+    column = quiet[:, 63, 1].astype(int)
+    assert (np.diff(column) <= 0).all() and column[0] > 128 > column[-1]
+    # The same ray has the same elevation whatever the size of the picture, letterboxed or not.
+    tall = SegmentationGrid.create(CAMERA, "optical", 128, 96)
+    boxed = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), spec, tall).build(
+        events([], [], [], []), 10
+    )
+    assert (boxed[16:80, :, 1] == quiet[..., 1]).all()
+    assert not boxed[:16].any() and not boxed[80:].any()
 
 
 def test_packets_are_joined_in_their_order():

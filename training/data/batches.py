@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -45,9 +45,15 @@ def split_planes(planes: Planes) -> tuple[Planes, Planes]:
 
 
 def draw_subsets(
-    samples: int, modalities: Sequence[Modality], rng: np.random.Generator
+    samples: int,
+    modalities: Sequence[Modality],
+    rng: np.random.Generator,
+    weights: Mapping[str, float] | None = None,
 ) -> np.ndarray:
-    """A random non-empty subset for each sample: its size uniform in 1..n, then its members uniform.
+    """A random non-empty subset for each sample: its size uniform in 1..n, then its members.
+
+    Members are uniform, or drawn with ``weights`` by modality (1 where not named): a modality that
+    says little alone needs to be alone more often.
 
     Sizes are stratified: among n samples that follow each other every size occurs once. That keeps the
     distribution of each sample, and makes the work of a step constant and equal for all processes.
@@ -59,8 +65,10 @@ def draw_subsets(
     groups = -(-samples // count)
     sizes = np.concatenate([rng.permutation(count) + 1 for _ in range(groups)])[:samples]
     present = np.zeros((samples, len(MODALITIES)), bool)
+    share = np.array([(weights or {}).get(m.label, 1.0) for m in modalities])
+    share /= share.sum()
     for row, size in zip(present, sizes, strict=True):
-        row[rng.choice(np.asarray(modalities), size, replace=False)] = True
+        row[rng.choice(np.asarray(modalities), size, replace=False, p=share)] = True
     return present
 
 
@@ -76,6 +84,7 @@ class StepBatches(Dataset[Batch]):
         modality_dropout: draw a random subset for each sample; otherwise all are present.
         rank: which share of the joint batch this process takes.
         world_size: number of processes; must divide ``batch_size``.
+        subset_weights: how much likelier than another a modality is drawn, by name.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class StepBatches(Dataset[Batch]):
         modality_dropout: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        subset_weights: Mapping[str, float] | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"batch size {batch_size} is no multiple of {world_size} processes")
@@ -97,13 +107,14 @@ class StepBatches(Dataset[Batch]):
         self._seed = seed
         self._modalities = tuple(modalities)
         self._dropout = modality_dropout
+        self._subset_weights = subset_weights
         share = batch_size // world_size
         self._share = range(rank * share, (rank + 1) * share)
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([self._seed, step])
         if self._dropout:
-            present = draw_subsets(self._batch_size, self._modalities, rng)
+            present = draw_subsets(self._batch_size, self._modalities, rng, self._subset_weights)
         else:
             present = np.zeros((self._batch_size, len(MODALITIES)), bool)
             present[:, list(self._modalities)] = True
@@ -195,6 +206,7 @@ class StreetDataModule(lightning.LightningDataModule):
         augment: how training samples are varied.
         modalities: the modalities to train on, by name.
         modality_dropout: a random subset a sample (anymodal), or all of them always.
+        subset_weights: how much likelier than another a modality is drawn, by name.
         height: input height of the modality images.
         width: input width.
     """
@@ -207,6 +219,7 @@ class StreetDataModule(lightning.LightningDataModule):
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
         modalities: tuple[str, ...] = ("camera", "depth", "event", "lidar"),
         modality_dropout: bool = True,
+        subset_weights: dict[str, float] | None = None,
         height: int = 256,
         width: int = 512,
     ) -> None:
@@ -217,6 +230,9 @@ class StreetDataModule(lightning.LightningDataModule):
         self.augment = augment
         self.modalities = tuple(Modality.from_label(name) for name in modalities)
         self.modality_dropout = modality_dropout
+        for label in subset_weights or {}:
+            Modality.from_label(label)  # a name that is none must not pass as a weight of 1
+        self.subset_weights = subset_weights
         self.spec = ImageSpec(width, height)
 
     def describe(self) -> dict[str, Any]:
@@ -227,6 +243,7 @@ class StreetDataModule(lightning.LightningDataModule):
             "seed": self.seed,
             "modalities": [m.label for m in self.modalities],
             "modality_dropout": self.modality_dropout,
+            "subset_weights": self.subset_weights or {},
             "input_width": self.spec.width,
             "input_height": self.spec.height,
             "encodings": {
@@ -253,6 +270,7 @@ class StreetDataModule(lightning.LightningDataModule):
             self.modality_dropout,
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
+            self.subset_weights,
         )
         return DataLoader(
             batches,

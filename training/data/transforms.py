@@ -40,7 +40,7 @@ class AugmentConfig:
     flip: float = 0.5
     color: float = 0.2
     empty_event: float = 0.03
-    thin_event: float = 0.4
+    thin_event: float = 0.3
 
 
 def random_crop(planes: Planes, config: AugmentConfig, rng: np.random.Generator) -> Planes:
@@ -96,11 +96,12 @@ def augment(planes: Planes, config: AugmentConfig, rng: np.random.Generator) -> 
     out = np.ascontiguousarray(random_flip(random_crop(planes, config, rng), config, rng))
     camera = _planes_of(Modality.CAMERA)
     out[camera] = random_color(out[camera], config, rng)
-    event = _planes_of(Modality.EVENT)
+    # Brighter and darker; the plane between them is no count.
+    counts = slice(3 * Modality.EVENT, 3 * Modality.EVENT + 3, 2)
     if rng.random() < config.thin_event:
-        out[event] *= rng.random(out.shape[1:]) < rng.uniform(0.1, 1.0)
+        out[counts] *= rng.random(out.shape[1:]) < rng.uniform(0.1, 1.0)
     if rng.random() < config.empty_event:
-        out[event] = 0
+        out[counts] = 0
     return out
 
 
