@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,10 @@ class BoundaryScore:
         # What lies under unlabelled pixels is unknown: it makes no outline.
         predicted = np.where(valid, predicted, 255).astype(np.uint8)
         reach = max(1, round(self._tolerance * math.hypot(*truth.shape)))
-        bits_of = [self._outline_bits(predicted), self._outline_bits(truth)]
+        bits_of: list[npt.NDArray[Any]] = [
+            self._outline_bits(predicted),
+            self._outline_bits(truth),
+        ]
         for image, mine, others, outline, near in (
             (predicted, *bits_of, self._predicted, self._predicted_near),
             (truth, *reversed(bits_of), self._true, self._true_near),
@@ -65,7 +69,7 @@ class BoundaryScore:
         known = ~np.isnan(values)
         return float(100 * values[known].mean()) if known.any() else float("nan")
 
-    def _outline_bits(self, labels: LabelImage) -> npt.NDArray[np.unsignedinteger]:
+    def _outline_bits(self, labels: LabelImage) -> npt.NDArray[Any]:
         """One bit a class, set where a pixel of that class touches a pixel of another."""
         edge = np.zeros(labels.shape, bool)
         down = labels[1:] != labels[:-1]
@@ -76,10 +80,11 @@ class BoundaryScore:
         edge[:, :-1] |= right
         table = np.zeros(256, self._bits)
         table[: self._classes] = [1 << c for c in range(self._classes)]
-        return np.where(edge, table[labels], self._bits.type(0))
+        bits: npt.NDArray[Any] = np.where(edge, table[labels], self._bits.type(0))
+        return bits
 
 
-def _spread(bits: npt.NDArray[np.unsignedinteger], reach: int) -> npt.NDArray[np.unsignedinteger]:
+def _spread(bits: npt.NDArray[Any], reach: int) -> npt.NDArray[Any]:
     """Bits of all pixels within a square of ``2 * reach + 1`` pixels."""
     for axis in (0, 1):
         done = 0
