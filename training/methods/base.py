@@ -68,6 +68,7 @@ class SegmentationMethod(lightning.LightningModule):
         values = {}
         for name, matrix in self._matrices.items():
             counts = self.all_gather(torch.from_numpy(matrix.counts))
+            assert isinstance(counts, torch.Tensor)
             matrix.counts = counts.reshape(-1, *matrix.counts.shape).sum(0).cpu().numpy()
             values[name] = matrix.miou()
         for name, value in values.items():
