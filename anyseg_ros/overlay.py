@@ -28,6 +28,9 @@ def draw_overlay(
     if source is Modality.CAMERA:
         background = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     else:
-        background = cv2.cvtColor(np.ascontiguousarray(picture.max(axis=2)), cv2.COLOR_GRAY2BGR)
+        # The first and last channels are what the sensor says in every encoding; the one between
+        # them may come from the grid alone.
+        gray = np.maximum(picture[..., 0], picture[..., 2])
+        background = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
     blended = cv2.addWeighted(colours, alpha, background, 1.0 - alpha, 0.0)
     return np.asarray(blended, np.uint8)
