@@ -26,6 +26,7 @@ ROS_WHEELS = [
     "ros-std-msgs",
     "ros-std-srvs",
     "ros-visualization-msgs",
+    "rosbags-image>=0.10",
 ]
 CPU = ["onnxruntime>=1.20"]
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8", "tqdm"]
@@ -55,7 +56,6 @@ setup(
         "opencv-python-headless>=4.8,<5",
         "PyYAML",
         "rosbags>=0.10",
-        "rosbags-image>=0.10",
     ],
     extras_require={
         "ros-wheels": ROS_WHEELS,
