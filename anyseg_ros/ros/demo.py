@@ -120,7 +120,7 @@ def run_demo(options: argparse.Namespace) -> int:
     ]
     player_command = [
         *(sys.executable, "-m", "anyseg_ros.ros.bag_player", str(bag)),
-        *("--outages", str(outages_path), "--rate", str(options.rate)),
+        *("--outages", str(outages_path), "--rate", str(options.rate), "--wait", "20"),
     ]
     with (
         (options.out / "node.log").open("w") as node_log,

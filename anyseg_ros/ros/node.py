@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
@@ -122,6 +123,7 @@ class SegmentationNode(LifecycleNode):
                 find_model(parameters.model), parameters.engine, parameters.threads
             )
             self._say_what_the_model_is(self._engine)
+            _warm_up(self._engine)
             modalities = [m for m in self._engine.card.modalities if parameters.sensors[m].enabled]
             if not modalities:
                 raise ParameterError(
@@ -510,6 +512,13 @@ class SegmentationNode(LifecycleNode):
         return DiagnosticStatus(
             level=level, name=f"{NODE_NAME}: segmentation", message=text, values=key_values(values)
         )
+
+
+def _warm_up(engine: Engine) -> None:
+    """Run once on nothing: the first run allocates, and the first set must not wait for that."""
+    card = engine.card
+    shape = (len(card.modalities), card.input_height, card.input_width, 3)
+    engine.segment(np.zeros(shape, np.uint8), np.array(card.modalities, np.int64))
 
 
 def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> None:
