@@ -92,7 +92,7 @@ class Reaction:
 
 
 def nearest_ground_truth(
-    ground_truth: Mapping[float, LabelImage], stamp_s: float, tolerance_s: float = 0.03
+    ground_truth: Mapping[float, LabelImage], stamp_s: float, tolerance_s: float = 0.05
 ) -> LabelImage | None:
     """Labels whose stamp is nearest to ``stamp_s``, if within the tolerance."""
     if not ground_truth:

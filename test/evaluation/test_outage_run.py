@@ -80,7 +80,7 @@ def test_ground_truth_is_the_nearest_within_tolerance():
     truth = {1.0: labels(1), 1.1: labels(2)}
     assert nearest_ground_truth(truth, 1.02)[0, 0] == 1
     assert nearest_ground_truth(truth, 1.09)[0, 0] == 2
-    assert nearest_ground_truth(truth, 1.2) is None and nearest_ground_truth({}, 1.0) is None
+    assert nearest_ground_truth(truth, 1.16) is None and nearest_ground_truth({}, 1.0) is None
 
 
 class _Page(HTMLParser):
