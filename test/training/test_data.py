@@ -13,6 +13,7 @@ from training.data.street import DataSetError, ImageSpec, StreetData, list_frame
 from training.data.transforms import LABEL_PLANE, AugmentConfig, augment
 
 SPEC = ImageSpec(WIDTH, HEIGHT)
+EVENT = slice(3 * Modality.EVENT, 3 * Modality.EVENT + 3)
 CROP = AugmentConfig(crop_height=32, crop_width=64)
 
 
@@ -35,8 +36,9 @@ def test_planes_hold_every_sensor_and_the_label(street, data):
     np.testing.assert_array_equal(images[Modality.CAMERA].transpose(1, 2, 0), camera)
     for modality in (Modality.DEPTH, Modality.LIDAR):
         assert (images[modality].max(axis=0) > 0).mean() > 0.5, modality
-    edges = images[Modality.EVENT].max(axis=0) > 0
-    assert 0.0 < edges.mean() < 0.5
+    brighter, elevation, darker = images[Modality.EVENT]
+    assert 0.0 < (np.maximum(brighter, darker) > 0).mean() < 0.5
+    assert (elevation > 0).all()
 
 
 def test_nearer_things_differ_from_farther_ones_in_depth_and_lidar(data):
@@ -143,18 +145,18 @@ def test_augmentation_keeps_sensors_and_label_aligned(data):
 def test_event_images_lose_a_share_of_their_pixels_at_times(data):
     config = AugmentConfig(crop_height=32, crop_width=64, empty_event=0.0, thin_event=1.0)
     full = AugmentConfig(crop_height=32, crop_width=64, empty_event=0.0, thin_event=0.0)
-    event = slice(3 * Modality.EVENT, 3 * Modality.EVENT + 3)
     planes = np.array(data.planes(0))
     for seed in range(5):
-        thinned = augment(planes, config, np.random.default_rng(seed))[event]
-        whole = augment(planes, full, np.random.default_rng(seed))[event]
-        assert ((thinned == whole) | (thinned == 0)).all()
-        # All three channels of a pixel go together.
-        gone = (whole > 0) & (thinned == 0)
-        assert ((thinned.max(axis=0) == 0) | ~gone.any(axis=0)).all()
+        thinned = augment(planes, config, np.random.default_rng(seed))[EVENT]
+        whole = augment(planes, full, np.random.default_rng(seed))[EVENT]
+        kept = (thinned == whole)[[0, 2]].all(axis=0)
+        # Both polarities of a pixel go together; the elevation is no event and stays.
+        assert (kept | (thinned[[0, 2]] == 0).all(axis=0)).all()
+        np.testing.assert_array_equal(thinned[1], whole[1])
 
 
 def test_event_images_are_empty_at_times(data):
     config = AugmentConfig(crop_height=32, crop_width=64, empty_event=1.0)
     out = augment(np.array(data.planes(0)), config, np.random.default_rng(0))
-    assert not out[3 * Modality.EVENT : 3 * Modality.EVENT + 3].any()
+    assert not out[EVENT][[0, 2]].any()
+    assert out[EVENT][1].all()
