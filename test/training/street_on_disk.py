@@ -47,7 +47,7 @@ def write_street(root: Path, frames: int = 4) -> Path:
         (drive / "drive.yaml").write_text("seed: 0\n")
         lines = [_write_frame(drive, index, rng) for index in range(frames)]
         (drive / "frames.jsonl").write_text("".join(line + "\n" for line in lines))
-    (root / "dataset.yaml").write_text("format: 1\n")
+    (root / "dataset.yaml").write_text("command: python -m training.simulation dataset\n")
     return root
 
 

@@ -9,7 +9,7 @@ from street_on_disk import HEIGHT, WIDTH, write_street
 
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.batches import StepBatches, StepSampler, draw_subsets, split_planes
-from training.data.street import DataSetError, ImageSpec, StreetData, list_frames
+from training.data.street import DataSetError, ImageSpec, StreetData, list_frames, provenance
 from training.data.transforms import LABEL_PLANE, AugmentConfig, augment
 
 SPEC = ImageSpec(WIDTH, HEIGHT)
@@ -160,3 +160,16 @@ def test_event_images_are_empty_at_times(data):
     out = augment(np.array(data.planes(0)), config, np.random.default_rng(0))
     assert not out[EVENT][[0, 2]].any()
     assert out[EVENT][1].all()
+
+
+def test_only_rendered_data_count_as_synthetic(tmp_path):
+    (tmp_path / "mine").mkdir()
+    path = tmp_path / "mine" / "dataset.yaml"
+    path.write_text("command: python -m training.simulation dataset --out OUT\n")
+    assert provenance(path.parent) == {"name": "synthetic street", "synthetic_only": True}
+    path.write_text("command: anyseg-evaluate drive --extract mine\n")
+    assert provenance(path.parent) == {"name": "mine", "synthetic_only": False}
+    for wrong in ("- 1\n", "{"):
+        path.write_text(wrong)
+        with pytest.raises(DataSetError, match=r"dataset\.yaml"):
+            provenance(path.parent)

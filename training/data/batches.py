@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.modality import MODALITIES, Modality
-from training.data.street import ImageSpec, StreetData
+from training.data.street import ImageSpec, StreetData, provenance
 from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes, augment
 
 
@@ -238,8 +238,7 @@ class StreetDataModule(lightning.LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """What checkpoints and model cards say about the data, as plain Python values."""
         return {
-            "name": "synthetic street",
-            "synthetic_only": True,
+            **provenance(self.root),
             "seed": self.seed,
             "modalities": [m.label for m in self.modalities],
             "modality_dropout": self.modality_dropout,

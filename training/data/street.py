@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import yaml
 from tqdm import tqdm
 
 from anyseg_ros.classes import IGNORE_ID
@@ -72,6 +73,28 @@ class ImageSpec:
             ]
         )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """Name of a data set and whether it is synthetic, for checkpoints and model cards.
+
+    Only what the simulation rendered counts as synthetic; drives extracted from recordings do not.
+
+    Raises:
+        DataSetError: if ``dataset.yaml`` is missing or no mapping.
+    """
+    path = root / "dataset.yaml"
+    try:
+        about = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise DataSetError(f"cannot read {path}: {error}") from None
+    if not isinstance(about, Mapping):
+        raise DataSetError(f"{path} must be a mapping")
+    synthetic = "training.simulation" in str(about.get("command", ""))
+    return {
+        "name": "synthetic street" if synthetic else root.resolve().name,
+        "synthetic_only": synthetic,
+    }
 
 
 def list_frames(root: Path, split: str) -> list[StreetFrame]:
