@@ -18,8 +18,9 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
@@ -28,6 +29,14 @@ from anyseg_ros.modality import Modality, parse_subset, subset_name
 from anyseg_ros.ros.messages import stamp_ns
 
 START_S = 30.0
+_ANSWER_S = 8.0
+_ASK_TIMES = 4
+_STATE_AFTER = {
+    Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    Transition.TRANSITION_DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
+}
 """Discovery can take many seconds on a loaded machine."""
 
 
@@ -130,6 +139,8 @@ class Watcher:
         subscribe(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         for modality, (kind, topic) in self.input_topics.items():
             subscribe(kind, topic, self._input(modality), qos_profile_sensor_data, raw=True)
+        self._change_state = self.node.create_client(ChangeState, "/anyseg/change_state")
+        self._get_state = self.node.create_client(GetState, "/anyseg/get_state")
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.thread = threading.Thread(target=self.executor.spin, daemon=True)
@@ -172,15 +183,28 @@ class Watcher:
         return receive
 
     def transition(self, which: int) -> bool:
-        """Ask the node for a lifecycle transition, as ``ros2 lifecycle set`` does."""
-        client = self.node.create_client(ChangeState, "/anyseg/change_state")
-        try:
-            assert client.wait_for_service(START_S)
-            future = client.call_async(ChangeState.Request(transition=Transition(id=which)))
-            wait_until(future.done, f"transition {which}")
-            return future.result().success
-        finally:
-            self.node.destroy_client(client)
+        """Ask the node for a lifecycle transition, as ``ros2 lifecycle set`` does.
+
+        An answer that is sent before the server has discovered the asker is lost, in DDS as such: then
+        the node's state tells whether the transition was made, and if not, it is asked for again.
+        """
+        assert self._change_state.wait_for_service(START_S)
+        for _ in range(_ASK_TIMES):
+            request = ChangeState.Request(transition=Transition(id=which))
+            answer = self._answer(self._change_state, request)
+            if answer is not None:
+                return bool(answer.success)
+            state = self._answer(self._get_state, GetState.Request())
+            if state is not None and state.current_state.id == _STATE_AFTER[which]:
+                return True
+        raise AssertionError(f"no answer to transition {which}")
+
+    def _answer(self, client: Client, request: Any) -> Any:
+        future = client.call_async(request)
+        deadline = time.monotonic() + _ANSWER_S
+        while not future.done() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return future.result() if future.done() else None
 
 
 INPUT_KINDS: dict[Modality, type] = {
