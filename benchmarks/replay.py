@@ -1,6 +1,6 @@
 """How near the bag evaluation comes to the engine's own bare rate: ``docs/results/replay.json``.
 
-    python benchmarks/replay.py [--bag demo/street_drive] [--model street_b0]
+    python benchmarks/replay.py [--bag demo/street_drive] [--model anyseg_street_b0]
 
 A recording is replayed (read, decompressed, decoded, synchronized, built into modality images, encoded,
 fused) while every picture and every set of features that the engine is given is noted. Then the engine
