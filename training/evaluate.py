@@ -27,13 +27,13 @@ import torch
 from tqdm import tqdm
 
 from anyseg_ros.classes import CITYSCAPES_19, ClassSet
-from anyseg_ros.engine import load_engine
+from anyseg_ros.engine import EngineError, ModelError, load_engine
 from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset, subset_name
 from training.data.batches import split_planes
-from training.data.street import ImageSpec, StreetData, StreetFrame
-from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.data.street import DataSetError, ImageSpec, StreetData, StreetFrame
+from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
 from training.models.graphs import exportable
 from training.results import Row, write_results
 
@@ -292,4 +292,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, DataSetError, EngineError, ModelError) as error:
+        sys.exit(f"evaluate: {error}")

@@ -23,7 +23,7 @@ from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality
-from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
 from training.models.graphs import EncodeGraph, FuseGraph, exportable
 
 LABEL_AGREEMENT = 0.9995
@@ -184,4 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, ExportError) as error:
+        sys.exit(f"export: {error}")

@@ -143,7 +143,6 @@ class OutageReplay:
             outages=self.outages,
             sensors=self._sensors,
             outputs=self._outputs,
-            states=(),
             ground_truth={},
             timeouts_s={m: self._settings.sensors[m].timeout_s for m in self._sensors},
         )

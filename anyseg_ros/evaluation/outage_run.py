@@ -32,16 +32,6 @@ class Output:
 
 
 @dataclass(frozen=True)
-class StateChange:
-    """A sensor's state as the node reported it."""
-
-    received_s: float
-    sensor: Modality
-    state: str
-    used: bool
-
-
-@dataclass(frozen=True)
 class OutageRun:
     """Everything recorded over one run."""
 
@@ -49,7 +39,6 @@ class OutageRun:
     outages: Sequence[Outage]
     sensors: tuple[Modality, ...]
     outputs: Sequence[Output]
-    states: Sequence[StateChange]
     ground_truth: Mapping[float, LabelImage] = field(repr=False)
     """Labels by stamp, seconds of bag time."""
     timeouts_s: Mapping[Modality, float]

@@ -30,7 +30,6 @@ from anyseg_ros.evaluation.outage_run import (
     OutageRun,
     Output,
     Reaction,
-    StateChange,
     StretchScore,
     nearest_ground_truth,
     reactions,
@@ -317,7 +316,7 @@ def _outage_run(
         m: {r.stamp_ns: r.received_ns for r in found} for m, found in recorder.inputs.items()
     }
     explained = {m.stamp_ns: m for m in recorder.modalities}
-    outputs, states = [], []
+    outputs = []
     for output in sorted(recorder.outputs, key=lambda o: o.received_ns):
         explanation = explained.get(output.stamp_ns)
         if explanation is None:
@@ -348,21 +347,11 @@ def _outage_run(
                 latency_s,
             )
         )
-        for label, values in explanation.sensors.items():
-            states.append(
-                StateChange(
-                    bag_time(explanation.received_ns),
-                    Modality.from_label(label),
-                    values.get("state", ""),
-                    values.get("used") == "true",
-                )
-            )
     return OutageRun(
         duration_s=duration_s,
         outages=outages,
         sensors=tuple(sorted(sensors)),
         outputs=outputs,
-        states=states,
         ground_truth={(s - begin_ns) / 1e9: labels for s, labels in recorder.ground_truth.items()},
         timeouts_s={m: float(p.get("timeout", 0.5)) for m, p in sensors.items()},
     )

@@ -218,7 +218,8 @@ def test_the_output_bag_holds_the_results_on_the_nodes_topics(recording, tiny_mo
 
 @pytest.mark.parametrize("labels", [True, False])
 def test_an_extracted_drive_is_read_by_training(tiny_model, tmp_path, labels):
-    street = pytest.importorskip("training.data.street", reason="torch is not installed")
+    from training.data import street
+
     path = write_bag(tmp_path / "drive", 2.0, labels=labels)
     root = tmp_path / "data"
     assert run(tiny_model, tmp_path / "out", path, "--extract", root, "--tag", "fog") == DONE

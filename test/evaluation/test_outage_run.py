@@ -41,7 +41,7 @@ def run():
             outputs.append(output(t, used, value=0 if t < 2 else 1))
     truth = {round(0.1 * i, 3): labels(0) for i in range(30)}
     return OutageRun(
-        3.0, [Outage(CAMERA, 1.0, 2.0)], ALL, outputs, [], truth, dict.fromkeys(Modality, 0.3)
+        3.0, [Outage(CAMERA, 1.0, 2.0)], ALL, outputs, truth, dict.fromkeys(Modality, 0.3)
     )
 
 
@@ -62,14 +62,14 @@ def test_reaction_times_run_from_the_cut_and_the_return(run):
     assert reaction.last_used_after_cut_s == pytest.approx(0.05)
     assert reaction.used_again_s == pytest.approx(0.25)
     never = OutageRun(
-        3.0, run.outages, ALL, [o for o in run.outputs if o.used == BLIND], [], {}, run.timeouts_s
+        3.0, run.outages, ALL, [o for o in run.outputs if o.used == BLIND], {}, run.timeouts_s
     )
     assert math.isnan(reactions(never)[0].used_again_s)
 
 
 def test_a_silent_stretch_has_no_score_and_its_whole_length_as_gap(run):
     silent = OutageRun(
-        3.0, run.outages, ALL, [o for o in run.outputs if o.received_s < 1], [], {}, run.timeouts_s
+        3.0, run.outages, ALL, [o for o in run.outputs if o.received_s < 1], {}, run.timeouts_s
     )
     during = score_stretches(silent, CITYSCAPES_19)[1]
     assert during.outputs == 0 and during.used == "none" and math.isnan(during.miou)

@@ -93,7 +93,8 @@ def test_a_topic_that_is_not_there_or_of_another_type_is_refused(recording):
 
 
 def test_the_evaluators_defaults_are_the_nodes():
-    parameters = pytest.importorskip("anyseg_ros.ros.parameters", reason="rclpy is not installed")
+    from anyseg_ros.ros import parameters
+
     node = parameters.NodeParameters.from_values({})
     own = ReplaySettings()
     assert own.max_wait_s == node.max_wait_s
