@@ -39,7 +39,7 @@ from training.simulation.rig import draw_rig
 from training.simulation.street import StreetPlan
 from training.simulation.weather import WEATHER_NAMES, draw_weather
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "val", "test")
 EPOCH_NS = 1_700_000_000_000_000_000
 DRIVE_GAP_NS = 1_000_000_000_000
@@ -190,6 +190,7 @@ def _render_drive(job: _Job) -> int:
             "lidar": asdict(rig.lidar),
             "disparity_steps": rig.disparity_steps,
             "event_limit_hz": None if math.isinf(rig.event_limit_hz) else rig.event_limit_hz,
+            "event_threshold": round(rig.event_threshold, 4),
             "failures": sorted({r["failure"] for r in records if r["failure"]}),
             "layout": drive.street.layout,
             "turn_rad": round(drive.street.turn_rad, 4),

@@ -118,12 +118,15 @@ def draw_rig(rng: np.random.Generator) -> Rig:
     lidar = LidarLayout(
         beams=int(rng.choice((24, 32, 36))), azimuth_step_deg=float(rng.choice((0.4, 0.6, 0.8)))
     )
-    limit = math.inf if rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(6e4), np.log(8e5))))
+    # Of sensors on the market: contrast thresholds of about 0.12 to 0.25 in log luminance, and rates far
+    # above what a street makes; the lower limits stand for a driver that thins events to save bandwidth.
+    limit = math.inf if rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(1e5), np.log(4e6))))
     return replace(
         street_rig(),
         lidar=lidar,
         disparity_steps=int(rng.choice((4, 8, 16))),
         event_limit_hz=limit,
+        event_threshold=float(rng.uniform(0.12, 0.25)),
     )
 
 
