@@ -21,7 +21,7 @@ from anyseg_ros.evaluation.bag import Bag
 from anyseg_ros.evaluation.contributions import Subset
 from anyseg_ros.evaluation.labels import LabelIndex, labels_of_folder, labels_of_topic
 from anyseg_ros.evaluation.outage_replay import OutageReplay
-from anyseg_ros.evaluation.outages import KINDS, Outage, load_outages, random_outages
+from anyseg_ros.evaluation.outages import Outage, load_outages, random_outages
 from anyseg_ros.evaluation.replay import (
     BagArrivals,
     ReplaySettings,
@@ -238,7 +238,7 @@ def _sweep(
 def _timetable(
     options: EvaluationOptions, duration_s: float, sensors: Sequence[Modality]
 ) -> list[Outage]:
-    outages = load_outages(options.outages, KINDS) if options.outages else []
+    outages = load_outages(options.outages) if options.outages else []
     if options.random is not None:
         asked = options.random
         outages += random_outages(asked.seed, duration_s, sensors, asked.per_minute, asked.mean_s)

@@ -36,7 +36,7 @@ from anyseg_ros.evaluation.evaluate import (
     write_tables,
 )
 from anyseg_ros.evaluation.extract import DataSetWriter, ExtractError
-from anyseg_ros.evaluation.outages import KINDS, OutageError, load_outages
+from anyseg_ros.evaluation.outages import OutageError, load_outages
 from anyseg_ros.evaluation.output_bag import OutputBagWriter
 from anyseg_ros.evaluation.replay import ReplaySettings, load_settings
 from anyseg_ros.evaluation.sources import (
@@ -285,7 +285,7 @@ def _options(parsed: argparse.Namespace) -> EvaluationOptions:
         raise UsageError(str(error)) from None
     settings = load_settings(parsed.params) if parsed.params else ReplaySettings()
     if parsed.outages:
-        load_outages(parsed.outages, KINDS)  # a wrong timetable is told before the replay
+        load_outages(parsed.outages)  # a wrong timetable is told before the replay
     return EvaluationOptions(
         settings=ReplaySettings(
             settings.sensors, settings.priority, settings.max_wait_s, parsed.clock

@@ -168,6 +168,7 @@ class OutageReplay:
         for outage, reaction in zip(ordered, reactions(self.run), strict=True):
             row = asdict(reaction)
             row["kind"] = outage.kind
+            row["disables"] = outage.disables
             row["recovered_s"] = self._recovered_s(outage)
             during = [
                 f.agreement

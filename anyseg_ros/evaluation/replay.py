@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import yaml
 from anyseg_ros.decoding import MessageError, check_against_calibration, data_stamp_ns
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
-from anyseg_ros.evaluation.faults import FaultInjector
+from anyseg_ros.evaluation.faults import Delivery, FaultInjector
 from anyseg_ros.evaluation.outages import Outage
 from anyseg_ros.evaluation.sources import WINDOWED_KINDS, Decoder, Rig, SourceError, Sources
 from anyseg_ros.modalities import SensorData
@@ -100,6 +100,9 @@ class Arrival:
     """receipt time"""
     bag_time_s: float
     """log time since the recording's first message"""
+    topic: str = ""
+    decode: Callable[[], Any] = lambda: None
+    """gives the message that the data come from"""
 
 
 @dataclass
@@ -192,7 +195,7 @@ class BagArrivals:
                 now = max(now, start + stamp - stamp_origin)
             else:
                 now = recorded.log_time_ns
-            yield Arrival(modality, stamp, data, now, bag_time_s)
+            yield Arrival(modality, stamp, data, now, bag_time_s, recorded.topic, recorded.decode)
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,15 @@ class Walk:
         self._start_ns = start_ns
         self._now_ns = start_ns
         self._max_wait_ns = round(settings.max_wait_s * NS_PER_S)
-        self._inject = FaultInjector(outages)
+        self._faults: FaultInjector[Arrival] = FaultInjector(outages)
+        self._rig = rig
+        # A decoder that carries state must see every message as this run receives it.
+        self._decoders = {
+            m: Decoder(sources.sensors[m].kind, settings.sensors[m].intensity_max) for m in used
+        }
+        self._always_decode = {m for m in used if outages and sources.sensors[m].kind == "packets"}
+        self.refused: Counter[str] = Counter()
+        """messages that a fault has made undecodable, by reason"""
         self._epoch: int | None = None
 
     @staticmethod
@@ -259,18 +270,38 @@ class Walk:
 
     def feed(self, arrival: Arrival) -> Iterator[SetResult]:
         """Take a message; gives the sets that are complete by then."""
-        yield from self._poll_until(arrival.now_ns)
-        self._now_ns = arrival.now_ns
-        if arrival.modality not in self.sensors:
-            return
-        data = self._inject(arrival.modality, arrival.stamp_ns, arrival.data, arrival.bag_time_s)
-        if data is not None:
-            sets = self.synchronizer.add(arrival.modality, arrival.stamp_ns, data, arrival.now_ns)
-            yield from self._segment(sets, arrival.now_ns)
+        for delivery in self._faults.feed(
+            arrival.modality, arrival.topic, arrival.bag_time_s, arrival, arrival.decode
+        ):
+            yield from self._receive(delivery)
 
     def finish(self) -> Iterator[SetResult]:
         """Complete the sets that still wait."""
+        for delivery in self._faults.flush():
+            yield from self._receive(delivery)
         yield from self._poll_until(self._now_ns + self._max_wait_ns + 1)
+
+    def _receive(self, delivery: Delivery[Arrival]) -> Iterator[SetResult]:
+        arrival, modality = delivery.item, delivery.item.modality
+        delay_ns = round((delivery.time_s - arrival.bag_time_s) * NS_PER_S)
+        now_ns = max(arrival.now_ns + delay_ns, self._now_ns)
+        yield from self._poll_until(now_ns)
+        self._now_ns = now_ns
+        if modality not in self.sensors:
+            return
+        stamp_ns, data = arrival.stamp_ns, arrival.data
+        if delivery.message is not None or modality in self._always_decode:
+            message = arrival.decode() if delivery.message is None else delivery.message
+            try:
+                data = self._decoders[modality](message)
+                stamp_ns = data_stamp_ns(message, data)
+                sensor = self._rig.calibration.sensors[modality]
+                check_against_calibration(modality, data, sensor.camera)
+            except MessageError as error:
+                self.refused[f"{modality.label}: {error}"] += 1
+                return
+        sets = self.synchronizer.add(modality, stamp_ns, data, now_ns)
+        yield from self._segment(sets, now_ns)
 
     def _poll_until(self, end_ns: int) -> Iterator[SetResult]:
         last = -1

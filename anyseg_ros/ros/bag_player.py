@@ -1,7 +1,8 @@
-"""Plays a rosbag over DDS as it was recorded, with sensors switched off by a timetable.
+"""Plays a rosbag over DDS as it was recorded, with sensors failing by a timetable.
 
-Recorded log times set the pace. Messages go out as the bytes that were recorded, so what a node
-receives is what the driver sent.
+Recorded log times set the pace. Messages go out as the bytes that were recorded, with the QoS they
+were recorded with, so what a node receives is what the driver sent; only what a fault changes is
+written anew.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_typestore
 
+from anyseg_ros.evaluation.bag import known_types
+from anyseg_ros.evaluation.faults import DATA_TYPES, Delivery, FaultInjector
 from anyseg_ros.evaluation.outages import Outage, OutageError, load_outages
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.transport import configure_transport
 
 _NS = 1_000_000_000
+_INFINITE_NS = 2**63 - 1
 _CLOCK_PERIOD_NS = 10_000_000
 _PREFETCH = 256
 _LONGEST_SLEEP_S = 0.1
@@ -43,7 +48,9 @@ DEFAULT_NAMESPACES: dict[Modality, str] = {
     Modality.EVENT: "/events/",
     Modality.LIDAR: "/lidar/",
 }
-"""Topics under these namespaces, CameraInfo included, fall silent with their sensor."""
+"""Topics under these namespaces, CameraInfo included, fail with their sensor."""
+
+QOS_CHOICES = ("recorded", "reliable", "best_effort")
 
 
 class BagError(RuntimeError):
@@ -55,6 +62,7 @@ class RecordedMessage:
     """One message of the bag."""
 
     topic: str
+    type: str
     bag_time_ns: int
     """Log time, from the bag's first message."""
     log_time_ns: int
@@ -74,6 +82,8 @@ class PlayOptions:
     """How long to wait for the first subscriber before playing anyway."""
     topics: tuple[str, ...] = ()
     """Play only these; empty for all."""
+    qos: str = "recorded"
+    """Offer what was recorded, or make every topic ``reliable`` or ``best_effort``."""
 
 
 def sensor_of(topic: str, namespaces: Mapping[Modality, str]) -> Modality | None:
@@ -81,9 +91,43 @@ def sensor_of(topic: str, namespaces: Mapping[Modality, str]) -> Modality | None
     return next((m for m, prefix in namespaces.items() if topic.startswith(prefix)), None)
 
 
-def is_silenced(sensor: Modality | None, bag_time_s: float, outages: Sequence[Outage]) -> bool:
-    """Whether an outage withholds a sensor's message at a bag time."""
-    return any(o.sensor is sensor and o.covers(bag_time_s) for o in outages)
+def offered_qos(recorded: Sequence[Any], topic: str, choice: str = "recorded") -> QoSProfile:
+    """The QoS to offer on a topic.
+
+    As rosbag2's player does it: reliability, durability, deadline and lifespan as recorded where all
+    publishers of the topic agreed, with a queue of the player's own; reliable and volatile otherwise.
+
+    Args:
+        recorded: ``offered_qos_profiles`` of the bag's metadata, as ``rosbags`` reads them.
+        choice: one of :data:`QOS_CHOICES`.
+    """
+    qos = QoSProfile(depth=50)
+    # Latched topics stay latched, whatever else was recorded.
+    if topic.endswith("tf_static") or any(
+        profile.durability.name == "TRANSIENT_LOCAL" for profile in recorded
+    ):
+        qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
+    kept = {
+        (p.reliability.name, p.durability.name, _duration_ns(p.deadline), _duration_ns(p.lifespan))
+        for p in recorded
+    }
+    if len(kept) == 1:
+        ((reliability, _, deadline_ns, lifespan_ns),) = kept
+        if reliability == "BEST_EFFORT":
+            qos.reliability = ReliabilityPolicy.BEST_EFFORT
+        if deadline_ns:
+            qos.deadline = Duration(nanoseconds=deadline_ns)
+        if lifespan_ns:
+            qos.lifespan = Duration(nanoseconds=lifespan_ns)
+    if choice != "recorded":
+        qos.reliability = ReliabilityPolicy[choice.upper()]
+    return qos
+
+
+def _duration_ns(time: Any) -> int:
+    """Nanoseconds of a recorded QoS time; 0 for none and for infinity."""
+    nanoseconds = int(time.sec) * _NS + int(time.nsec)
+    return 0 if nanoseconds >= _INFINITE_NS else nanoseconds
 
 
 def import_message(type_name: str) -> type[Any] | None:
@@ -117,7 +161,7 @@ class BagPlayer:
         self._namespaces = namespaces
         self._options = options or PlayOptions()
         try:
-            self._reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_KILTED))
+            self._reader = AnyReader([bag], default_typestore=known_types())
             self._reader.open()
         except (AnyReaderError, OSError, ValueError) as error:
             raise BagError(f"cannot read bag {bag}: {error}") from None
@@ -125,6 +169,10 @@ class BagPlayer:
             raise BagError(f"{bag} is a ROS 1 bag; convert it with rosbags-convert first")
         self._publishers: dict[str, Publisher[Any]] = {}
         self._connections: list[Connection] = []
+        self._recorded_qos: dict[str, list[Any]] = {}
+        for connection in self._reader.connections:
+            recorded = getattr(connection.ext, "offered_qos_profiles", None) or ()
+            self._recorded_qos.setdefault(connection.topic, []).extend(recorded)
         for connection in self._reader.connections:
             self._create_publisher(connection)
         if not self._connections:
@@ -136,7 +184,10 @@ class BagPlayer:
             self._clock_type = Clock
             self._clock = node.create_publisher(Clock, "/clock", 10)
         self.published: Counter[str] = Counter()
-        self.silenced: Counter[str] = Counter()
+        self.withheld = 0
+        """Messages that a fault kept back."""
+        self.changed = 0
+        """Messages that went out with another stamp or content."""
         self.worst_lag_s = 0.0
         """How late a message went out at worst."""
 
@@ -176,16 +227,9 @@ class BagPlayer:
         self._connections.append(connection)
         if connection.topic in self._publishers:
             return
-        # Reliable fits every subscriber; latched topics stay latched.
-        qos = QoSProfile(depth=50)
-        recorded = getattr(connection.ext, "offered_qos_profiles", None) or ()
-        if connection.topic.endswith("tf_static") or any(
-            getattr(profile.durability, "name", "") == "TRANSIENT_LOCAL" for profile in recorded
-        ):
-            qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
-        self._publishers[connection.topic] = self._node.create_publisher(
-            message_class, connection.topic, qos
-        )
+        topic = connection.topic
+        qos = offered_qos(self._recorded_qos[topic], topic, self._options.qos)
+        self._publishers[topic] = self._node.create_publisher(message_class, topic, qos)
 
     def _wait_for_subscribers(self) -> None:
         """Wait for a subscriber, then until discovery has brought no further one for a while."""
@@ -223,7 +267,15 @@ class BagPlayer:
                 ):
                     if stop.is_set():
                         return
-                    put(RecordedMessage(connection.topic, log_time - origin, log_time, bytes(data)))
+                    put(
+                        RecordedMessage(
+                            connection.topic,
+                            connection.msgtype,
+                            log_time - origin,
+                            log_time,
+                            bytes(data),
+                        )
+                    )
                 put(None)
             except Exception as error:
                 put(error)
@@ -239,37 +291,53 @@ class BagPlayer:
             stop.set()
             thread.join()
 
+    def _deliveries(self, stop: threading.Event) -> Iterator[Delivery[RecordedMessage]]:
+        """What is sent, in order of time, after the timetable's faults."""
+        faults: FaultInjector[RecordedMessage] = FaultInjector(self._outages)
+        withheld, changed = self.withheld, self.changed
+        for message in self._messages(stop):
+            yield from faults.feed(
+                sensor_of(message.topic, self._namespaces),
+                message.topic,
+                message.bag_time_ns / _NS,
+                message,
+                partial(self._reader.deserialize, message.data, message.type),
+                message.type in DATA_TYPES,
+            )
+            self.withheld, self.changed = withheld + faults.withheld, changed + faults.changed
+        yield from faults.flush()
+
     def _play_once(self) -> None:
         stop = threading.Event()
         begin_s = self._options.start_offset_s
         started = time.monotonic()
         next_clock_ns = 0
-        for message in self._messages(stop):
-            due = started + (message.bag_time_ns / _NS - begin_s) / self._options.rate
+        for delivery in self._deliveries(stop):
+            message, data = delivery.item, delivery.item.data
+            due = started + (delivery.time_s - begin_s) / self._options.rate
+            if delivery.message is not None:
+                typestore = self._reader.typestore
+                data = bytes(typestore.serialize_cdr(delivery.message, message.type))
             if self._clock is not None:
-                next_clock_ns = self._run_clock(message, due, next_clock_ns)
+                log_time_ns = self._reader.start_time + round(delivery.time_s * _NS)
+                next_clock_ns = self._run_clock(log_time_ns, due, next_clock_ns)
             if not _sleep_until(due):
                 return
-            bag_time_s = message.bag_time_ns / _NS
-            sensor = sensor_of(message.topic, self._namespaces)
-            if is_silenced(sensor, bag_time_s, self._outages):
-                self.silenced[message.topic] += 1
-                continue
-            self._publishers[message.topic].publish(message.data)
+            self._publishers[message.topic].publish(data)
             self.published[message.topic] += 1
             self.worst_lag_s = max(self.worst_lag_s, time.monotonic() - due)
 
-    def _run_clock(self, message: RecordedMessage, due: float, next_clock_ns: int) -> int:
+    def _run_clock(self, log_time_ns: int, due: float, next_clock_ns: int) -> int:
         """Publish ``/clock`` up to a message's log time, at the pace of the bag."""
-        now_ns = max(next_clock_ns, message.log_time_ns - _NS)
-        while now_ns < message.log_time_ns:
-            if not _sleep_until(due - (message.log_time_ns - now_ns) / _NS / self._options.rate):
+        now_ns = max(next_clock_ns, log_time_ns - _NS)
+        while now_ns < log_time_ns:
+            if not _sleep_until(due - (log_time_ns - now_ns) / _NS / self._options.rate):
                 return now_ns
             self._publish_clock(now_ns)
             now_ns += _CLOCK_PERIOD_NS
         _sleep_until(due)
-        self._publish_clock(message.log_time_ns)
-        return message.log_time_ns + _CLOCK_PERIOD_NS
+        self._publish_clock(log_time_ns)
+        return log_time_ns + _CLOCK_PERIOD_NS
 
     def _publish_clock(self, now_ns: int) -> None:
         clock = self._clock_type()
@@ -288,10 +356,10 @@ def _sleep_until(due: float) -> bool:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="play_bag", description="Play a rosbag over DDS, with sensor outages by a timetable."
+        prog="play_bag", description="Play a rosbag over DDS, with sensors failing by a timetable."
     )
     parser.add_argument("bag", type=Path, help="folder or file of the bag (sqlite3 or MCAP)")
-    parser.add_argument("--outages", type=Path, help="YAML: list of {sensor, from_s, to_s}")
+    parser.add_argument("--outages", type=Path, help="YAML: list of {sensor, from_s, to_s, kind}")
     parser.add_argument("--rate", type=float, default=1.0, help="speed; 2 is twice as fast")
     parser.add_argument("--loop", action="store_true", help="start again at the end")
     parser.add_argument("--start-offset", type=float, default=0.0, metavar="S")
@@ -300,13 +368,19 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--wait", type=float, default=0.0, metavar="S", help="wait so long for a subscriber"
     )
+    parser.add_argument(
+        "--qos",
+        choices=QOS_CHOICES,
+        default="recorded",
+        help="what the topics offer: as recorded, or reliability for all",
+    )
     parser.add_argument("--topics", nargs="+", default=(), metavar="TOPIC", help="play only these")
     parser.add_argument(
         "--sensor-namespace",
         nargs="+",
         default=(),
         metavar="SENSOR=PREFIX",
-        help="topics that fall silent with a sensor, e.g. event=/dvs/",
+        help="topics that fail with a sensor, e.g. event=/dvs/",
     )
     parsed = parser.parse_args(arguments)
     if not parsed.rate > 0:
@@ -351,14 +425,15 @@ def main(args: Sequence[str] | None = None) -> int:
                 clock=options.clock,
                 wait_s=options.wait,
                 topics=tuple(options.topics),
+                qos=options.qos,
             ),
         )
         print(f"playing {len(player.topics)} topics, {player.duration_s:.1f} s", flush=True)
         try:
             player.play()
             print(
-                f"published {player.published.total()} messages, silenced "
-                f"{player.silenced.total()}, at worst {player.worst_lag_s * 1e3:.1f} ms late",
+                f"published {player.published.total()} messages, withheld {player.withheld}, changed "
+                f"{player.changed}, at worst {player.worst_lag_s * 1e3:.1f} ms late",
                 flush=True,
             )
         finally:

@@ -35,6 +35,12 @@ def test_touching_outages_of_one_sensor_are_one_stretch():
     ]
 
 
+def test_a_fault_that_leaves_a_sensor_usable_kills_nothing():
+    event = Modality.EVENT
+    table = [Outage(CAMERA, 1, 2, "slow"), Outage(event, 1, 2, "empty"), Outage(LIDAR, 1, 2, "nan")]
+    assert alive_at(table, 1.5) == parse_subset("camera+depth+event")
+
+
 def test_an_outage_begins_at_from_and_ends_before_to():
     table = [Outage(CAMERA, 1, 2)]
     assert CAMERA not in alive_at(table, 1.0) and CAMERA in alive_at(table, 2.0)
@@ -49,6 +55,10 @@ def test_an_outage_begins_at_from_and_ends_before_to():
         ({"sensor": "camera", "from_s": "soon", "to_s": 1}, "soon"),
         ({"sensor": "camera", "from_s": 0}, "must have sensor, from_s and to_s"),
         ({"sensor": "camera", "from_s": 0, "to_s": 1, "kind": "loud"}, "unknown kind 'loud'"),
+        (
+            {"sensor": "lidar", "from_s": 0, "to_s": 1, "kind": "saturated"},
+            "'saturated' does not apply to lidar; expected silent, slow",
+        ),
         ({"sensor": "camera", "from_s": 0, "to_s": 1, "until": 2}, "unknown until"),
         ({"sensor": "camera", "from_s": float("nan"), "to_s": 1}, "must be >= 0"),
     ],

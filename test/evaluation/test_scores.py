@@ -10,15 +10,10 @@ from hypothesis import strategies as st
 
 from anyseg_ros.evaluation.boundary import BoundaryScore
 from anyseg_ros.evaluation.contributions import shapley_values
-from anyseg_ros.evaluation.faults import FaultInjector
 from anyseg_ros.evaluation.outages import (
     KINDS,
-    Outage,
-    OutageError,
-    outages_from_data,
     random_outages,
 )
-from anyseg_ros.modalities import CameraFrame, EventPacket, LidarScan
 from anyseg_ros.modality import MODALITIES, all_subsets
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
@@ -103,46 +98,7 @@ def test_shapley_values_are_the_mean_gain_over_all_orders(worth):
     assert sum(found.values()) == pytest.approx(value[MODALITIES], abs=1e-9)
 
 
-# --- faults -----------------------------------------------------------------------------------
-
-
-def frame(value):
-    return CameraFrame(np.full((4, 6, 3), value, np.uint8))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fault_lasts_as_long_as_the_timetable_says(kind):
-    inject = FaultInjector([Outage(CAMERA, 1.0, 2.0, kind)])
-    for time_s, untouched in ((0.5, True), (1.0, False), (1.9, False), (2.0, True)):
-        data = frame(int(100 * time_s))
-        got = inject(CAMERA, round(time_s * 1e9), data, time_s)
-        assert (got is data) == untouched
-        assert inject(LIDAR, 1, "scan", time_s) == "scan"
-    during = inject(CAMERA, 1_500_000_000, frame(150), 1.5)
-    if kind == "silent":
-        assert during is None
-    elif kind == "frozen":
-        assert (during.image == 200).all()  # what came last
-    elif kind == "blank":
-        assert not during.image.any()
-    else:
-        again = inject(CAMERA, 1_500_000_000, frame(150), 1.5)
-        assert during.image.std() > 40
-        np.testing.assert_array_equal(during.image, again.image)
-
-
-def test_faults_keep_the_make_of_events_and_scans():
-    times = np.array([5, 9], np.int64)
-    packet = EventPacket(np.array([1, 2]), np.array([3, 4]), np.array([0, 1]), times)
-    scan = LidarScan(np.ones((5, 3), np.float32), np.ones(5, np.float32))
-    for kind in ("frozen", "blank", "noise"):
-        inject = FaultInjector([Outage(m, 1.0, 2.0, kind) for m in (EVENT, LIDAR)])
-        inject(EVENT, 9, packet, 0.0)
-        got = inject(EVENT, 109, EventPacket(packet.x, packet.y, packet.polarity, times + 100), 1.5)
-        assert len(got.x) == len(got.y) == len(got.polarity) == len(got.stamp_ns)
-        if kind == "frozen":
-            assert got.stamp_ns.tolist() == [105, 109]  # still now, by its stamps
-        assert inject(LIDAR, 9, scan, 1.5).points_m.shape == (5, 3)
+# --- random outages ---------------------------------------------------------------------------
 
 
 def test_random_outages_are_seeded_and_as_many_as_asked():
@@ -158,10 +114,3 @@ def test_random_outages_are_seeded_and_as_many_as_asked():
     assert np.mean(lengths) == pytest.approx(2.0, rel=0.15)
     assert {o.kind for o in found} == set(KINDS)
     assert all(0 <= o.from_s < o.to_s <= 6000 for o in found)
-
-
-def test_a_player_refuses_faults_that_it_cannot_bring_about():
-    entry = {"sensor": "camera", "from_s": 0, "to_s": 1, "kind": "noise"}
-    assert outages_from_data([entry], kinds=KINDS)[0].kind == "noise"
-    with pytest.raises(OutageError, match="only be replayed by anyseg-evaluate"):
-        outages_from_data([entry])
