@@ -242,6 +242,15 @@ def evaluate(predictor: Predictor, data: StreetData, subsets: Sequence[Subset]) 
     return scores
 
 
+def evaluate_trained(
+    trained: TrainedSegmentor, root: Path, split: str, subsets: Sequence[str] = (), workers: int = 0
+) -> Scores:
+    """Score a checkpoint's network on a split; all subsets of its modalities unless some are named."""
+    predictor = TorchPredictor(trained)
+    chosen = [parse_subset(name) for name in subsets] or all_subsets(predictor.modalities)
+    return evaluate(predictor, StreetData(root, split, predictor.spec, workers), chosen)
+
+
 def _arguments(arguments: list[str] | None) -> Namespace:
     parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -53,7 +54,28 @@ def merge_rows(old: Sequence[Row], new: Sequence[Row], keys: Sequence[str]) -> l
 def write_results(
     path: Path, rows: Sequence[Row], command: str, notes: str, keys: Sequence[str]
 ) -> None:
-    """Write rows to a result file; rows already there stay unless a new one has the same ``keys``."""
+    """Write rows to a result file; rows already there stay unless a new one has the same ``keys``.
+
+    Safe against a kill at any time, and against another process that writes to the same file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        text = _merged(path, rows, command, notes, keys)
+        part = path.with_name(path.name + ".part")
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        os.close(folder)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a result file; none if there is no file."""
+    return list(json.loads(path.read_text())["rows"]) if path.is_file() else []
+
+
+def _merged(path: Path, rows: Sequence[Row], command: str, notes: str, keys: Sequence[str]) -> str:
     old: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     commands = [c for c in old.get("command", "").split(" && ") if c and c != command]
     document = {
@@ -63,7 +85,6 @@ def write_results(
         "notes": notes or old.get("notes", ""),
         "rows": merge_rows(old.get("rows", []), rows, keys),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({k: v for k, v in document.items() if k != "rows"}, indent=2)
     body = ",\n".join("    " + json.dumps(row) for row in document["rows"])
-    path.write_text(head[:-2] + ',\n  "rows": [\n' + body + "\n  ]\n}\n")
+    return head[:-2] + ',\n  "rows": [\n' + body + "\n  ]\n}\n"

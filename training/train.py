@@ -20,12 +20,34 @@ if __package__ in (None, ""):  # called as a script: make the repository importa
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from training.methods.base import SegmentationMethod
+
+
+class LastCheckpoint(Callback):
+    """Keeps ``last.ckpt`` fresh within an epoch and at the end, so that a kill costs few steps.
+
+    Args:
+        path: the file.
+        every: steps between two.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self._path = path
+        self._every = every
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        # After an epoch's last step validation comes first: its checkpoint knows which one is best.
+        epoch_ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self._every > 0 and trainer.global_step % self._every == 0 and not epoch_ends:
+            trainer.save_checkpoint(self._path)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self._path)
 
 
 class TrainingCLI(LightningCLI):
@@ -37,6 +59,9 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
         parser.add_argument("--resume", type=bool, default=True, help="continue the run if begun")
+        parser.add_argument(
+            "--save_every", type=int, default=100, help="steps between checkpoints to resume from"
+        )
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as torch likes")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -55,7 +80,10 @@ class TrainingCLI(LightningCLI):
             enable_version_counter=False,
         )
         given = self._get(self.config_init, "trainer").get("callbacks") or []
-        kwargs["callbacks"] = [*given, checkpoints, LearningRateMonitor("step")]
+        last = LastCheckpoint(
+            folder / "checkpoints" / "last.ckpt", self._get(self.config, "save_every")
+        )
+        kwargs["callbacks"] = [*given, checkpoints, last, LearningRateMonitor("step")]
         kwargs["default_root_dir"] = str(folder)
         kwargs["logger"] = [
             CSVLogger(str(folder), name="log"),  # a version each time it is resumed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -273,7 +274,7 @@ class StreetData:
 def _build_and_store(task: tuple[StreetFrame, Path], spec: ImageSpec) -> None:
     frame, path = task
     cv2.setNumThreads(1)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # another run may be at the same image
     with part.open("wb") as file:
         np.save(file, build_planes(frame, spec))
     part.replace(path)  # a killed run leaves no half-written image behind
