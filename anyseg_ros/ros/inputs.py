@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from anyseg_ros.decoding import data_stamp_ns
+from anyseg_ros.decoding import EventPacketDecoder, data_stamp_ns
 from anyseg_ros.modalities import CameraModel, SensorData
 from anyseg_ros.modality import Modality
 from anyseg_ros.ros import messages
 from anyseg_ros.ros.diagnostics import SensorLog
 from anyseg_ros.ros.messages import MessageError
-from anyseg_ros.ros.parameters import SensorParameters
+from anyseg_ros.ros.parameters import ParameterError, SensorParameters
 from anyseg_ros.ros.throttled_log import ThrottledLog
 
 _DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
@@ -28,6 +29,9 @@ _DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] 
     (Modality.EVENT, "image"): (Image, messages.decode_image),
     (Modality.LIDAR, "points"): (PointCloud2, messages.decode_lidar),
 }
+
+WINDOWED_TYPES = ("points", "packets")
+"""Kinds of event messages that hold the events of a stretch of time, not a picture."""
 
 DataCallback = Callable[[Modality, int, SensorData, str], None]
 InfoCallback = Callable[[Modality, CameraModel, str], None]
@@ -43,6 +47,51 @@ def input_qos(parameters: SensorParameters) -> QoSProfile:
         ),
         durability=DurabilityPolicy.VOLATILE,
     )
+
+
+def event_packet_class() -> type[Any]:
+    """``event_camera_msgs/msg/EventPacket``.
+
+    Raises:
+        ParameterError: saying what to install where the package is missing.
+    """
+    try:
+        found: type[Any] = import_module("event_camera_msgs.msg").EventPacket
+    except ImportError:
+        raise ParameterError(
+            "event.type is 'packets', which needs the message package event_camera_msgs: install "
+            "ros-$ROS_DISTRO-event-camera-msgs (there is no Python wheel of it) or build it from "
+            "https://github.com/ros-event-camera/event_camera_msgs; or publish PointCloud2 and set "
+            "event.type to 'points'"
+        ) from None
+    return found
+
+
+def check_message_packages(
+    sensors: Mapping[Modality, SensorParameters], modalities: Iterable[Modality]
+) -> None:
+    """Make sure that the messages of the sensors in use can be received.
+
+    Raises:
+        ParameterError: naming the package that is missing.
+    """
+    if Modality.EVENT in modalities and sensors[Modality.EVENT].type == "packets":
+        event_packet_class()
+
+
+def _message_and_decoder(
+    modality: Modality, parameters: SensorParameters
+) -> tuple[type[Any], Callable[[Any], SensorData]]:
+    """Message class of a sensor's topic, and what turns a message into sensor data.
+
+    The decoder belongs to one subscription: that of event packets carries the sensor's state.
+    """
+    if (modality, parameters.type) == (Modality.EVENT, "packets"):
+        return event_packet_class(), EventPacketDecoder()
+    message_class, decode = _DECODERS[modality, parameters.type]
+    if modality is Modality.LIDAR:
+        decode = partial(messages.decode_lidar, intensity_max=parameters.intensity_max)
+    return message_class, decode
 
 
 class SensorInput:
@@ -71,10 +120,7 @@ class SensorInput:
         self._on_info = on_info
         self._warnings = warnings
         self.log = SensorLog()
-        message_class, decode = _DECODERS[modality, parameters.type]
-        if modality is Modality.LIDAR:
-            decode = partial(messages.decode_lidar, intensity_max=parameters.intensity_max)
-        self._decode = decode
+        message_class, self._decode = _message_and_decoder(modality, parameters)
         package = message_class.__module__.split(".")[0]
         self.message_type = f"{package}/msg/{message_class.__name__}"
         self._subscriptions: list[Any] = []

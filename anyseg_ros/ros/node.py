@@ -33,7 +33,7 @@ from anyseg_ros.pipeline import Pipeline, Segmentation
 from anyseg_ros.resources import ResourceError, find_model
 from anyseg_ros.ros.calibration_source import CalibrationSource
 from anyseg_ros.ros.diagnostics import explain_silence, find_publications, sensor_status
-from anyseg_ros.ros.inputs import SensorInput
+from anyseg_ros.ros.inputs import WINDOWED_TYPES, SensorInput, check_message_packages
 from anyseg_ros.ros.parameters import (
     PARAMETERS,
     NodeParameters,
@@ -130,6 +130,7 @@ class SegmentationNode(LifecycleNode):
                     f"no enabled sensor is known to the model {self._engine.card.name}, which takes "
                     + subset_name(self._engine.card.modalities)
                 )
+            check_message_packages(parameters.sensors, modalities)
             self._calibration = CalibrationSource(parameters.sensors, modalities, from_file)
             self._results = ResultPublishers(
                 self, self._engine.card.classes, parameters.output_reliable
@@ -269,7 +270,7 @@ class SegmentationNode(LifecycleNode):
         configs = {}
         for modality in enabled:
             sensor = parameters.sensors[modality]
-            windowed = modality is Modality.EVENT and sensor.type == "points"
+            windowed = modality is Modality.EVENT and sensor.type in WINDOWED_TYPES
             configs[modality] = StreamConfig(
                 timeout_s=sensor.timeout_s,
                 tolerance_s=sensor.tolerance_s,

@@ -27,7 +27,7 @@ from anyseg_ros.pipeline import OutputSize
 SENSOR_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.CAMERA: ("image", "compressed"),
     Modality.DEPTH: ("image", "compressed_depth"),
-    Modality.EVENT: ("points", "image"),
+    Modality.EVENT: ("points", "packets", "image"),
     Modality.LIDAR: ("points",),
 }
 
