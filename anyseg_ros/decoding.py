@@ -6,6 +6,7 @@ of ``rosbags`` alike, and the node and the bag evaluation see the same data.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Sequence
@@ -28,8 +29,11 @@ ImageArray = npt.NDArray[Any]
 MAX_PIXELS = 1 << 26
 """Larger pictures are refused before they are decoded: a few bytes of PNG can unpack to gigabytes."""
 MAX_POINTS = 1 << 25
+MAX_POINT_STEP = 1 << 16
 
 _NS = 1_000_000_000
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_MAX_PNG_CHUNKS = 1 << 16
 
 # encoding: (bytes a channel, channels, OpenCV's conversion to RGB). OpenCV names Bayer patterns by the
 # second row, ROS by the first.
@@ -188,7 +192,7 @@ def _metres(pixels: ImageArray) -> npt.NDArray[np.float32]:
 def _encoded_size(data: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
     """Width and height in the header of a JPEG or PNG; ``None`` if it is neither."""
     head = data[:24].tobytes()
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24:
+    if head[:8] == _PNG_MAGIC and len(head) == 24:
         width, height = struct.unpack(">II", head[16:24])
         return width, height
     if head[:2] != b"\xff\xd8":
@@ -212,6 +216,21 @@ def _encoded_size(data: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
     return None
 
 
+def _check_png_chunks(data: npt.NDArray[np.uint8]) -> None:
+    """Refuse a PNG that says it is longer than it is: OpenCV allocates what a chunk's length says."""
+    position = len(_PNG_MAGIC)
+    for _ in range(_MAX_PNG_CHUNKS):
+        head = data[position : position + 8].tobytes()
+        if len(head) < 8:
+            break
+        position += 12 + int.from_bytes(head[:4], "big")
+        if position > len(data):
+            break
+        if head[4:] == b"IEND":
+            return
+    raise MessageError("data", f"a PNG cut off after {len(data)} bytes", "one with its end chunk")
+
+
 def _decode_picture(data: npt.NDArray[np.uint8], flags: int) -> ImageArray:
     size = _encoded_size(data)
     if size is None:
@@ -220,6 +239,8 @@ def _decode_picture(data: npt.NDArray[np.uint8], flags: int) -> ImageArray:
         raise MessageError(
             "data", f"a picture of {size[0]} x {size[1]}", f"one of 1 to {MAX_PIXELS} pixels"
         )
+    if data[: len(_PNG_MAGIC)].tobytes() == _PNG_MAGIC:
+        _check_png_chunks(data)
     try:
         picture = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -361,8 +382,8 @@ def _cloud_columns(message: Any, wanted: Sequence[str]) -> npt.NDArray[Any]:
     count = message.width * message.height
     if count > MAX_POINTS:
         raise MessageError("width, height", f"{count} points", f"at most {MAX_POINTS}")
-    if message.point_step < 1:
-        raise MessageError("point_step", message.point_step, "at least 1")
+    if not 1 <= message.point_step <= MAX_POINT_STEP:
+        raise MessageError("point_step", message.point_step, f"1 to {MAX_POINT_STEP} bytes")
     if message.row_step < message.width * message.point_step:
         raise MessageError(
             "row_step",
@@ -377,16 +398,26 @@ def _cloud_columns(message: Any, wanted: Sequence[str]) -> npt.NDArray[Any]:
             f"{len(message.data)} bytes long",
             f"{length} (row_step {message.row_step} x height {message.height})",
         )
-    fields = [field for field in message.fields if field.name in wanted]
-    for field in fields:
+    for field in message.fields:
         name = f"fields[{field.name}]"
-        if field.count != 1:
-            raise MessageError(f"{name}.count", field.count, "1")
         if field.datatype not in _POINT_TYPE_SIZES:
             raise MessageError(f"{name}.datatype", field.datatype, "1 to 8")
-        if field.offset + _POINT_TYPE_SIZES[field.datatype] > message.point_step:
+        if field.offset + _POINT_TYPE_SIZES[field.datatype] * max(field.count, 1) > (
+            message.point_step
+        ):
             raise MessageError(
                 f"{name}.offset", field.offset, f"inside point_step {message.point_step}"
+            )
+    fields = [field for field in message.fields if field.name in wanted]
+    for field in fields:
+        if field.count != 1:
+            raise MessageError(f"fields[{field.name}].count", field.count, "1")
+    in_order = sorted(fields, key=lambda field: field.offset)
+    for one, other in itertools.pairwise(in_order):
+        end = one.offset + _POINT_TYPE_SIZES[one.datatype]
+        if one.name != other.name and other.offset < end:
+            raise MessageError(
+                f"fields[{other.name}].offset", other.offset, f"at least {end}, behind {one.name}"
             )
     names = [field.name for field in fields]
     if len(set(names)) != len(names):
@@ -580,7 +611,8 @@ def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
             raise MessageError("encoding", repr(message.encoding), "mono8 for class ids")
         _check_image(message, 1)
         return np.ascontiguousarray(_plain_view(message, "u1", 1)[..., 0])
-    if "jp" in message.format.lower():
+    words = message.format.lower()
+    if words and ("png" not in words or "jp" in words or "compresseddepth" in words):
         raise MessageError("format", repr(message.format), "png: JPEG would change class ids")
     labels = _decode_picture(_bytes_of(message), cv2.IMREAD_UNCHANGED)
     if labels.dtype != np.uint8 or labels.ndim != 2:

@@ -84,6 +84,8 @@ class Evt3Decoder:
         if not known.all():
             self.undated += int(len(known) - np.count_nonzero(known))
             first, y, polarity, time_us = first[known], y[known], polarity[known], time_us[known]
+        # Vectors without a new base run out of the sensor; they must not come in again at its left.
+        first = np.minimum(first, 0xFFFF)
         return Evt3Events(
             first.astype(np.uint16), y.astype(np.uint16), polarity.astype(np.uint8), time_us
         )
