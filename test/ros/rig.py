@@ -135,7 +135,7 @@ EVENT_DTYPE = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<u4"), ("p", "u1")])
 
 
 def lidar_cloud(stamp_ns: int, count: int = 500) -> PointCloud2:
-    rng = np.random.default_rng(stamp_ns % 1000)
+    rng = np.random.default_rng(stamp_ns)
     points = np.zeros(count, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")])
     points["x"] = rng.uniform(3, 30, count)
     points["y"] = rng.uniform(-10, 10, count)
@@ -145,7 +145,7 @@ def lidar_cloud(stamp_ns: int, count: int = 500) -> PointCloud2:
 
 
 def event_cloud(stamp_ns: int, count: int = 300, span_s: float = 0.039) -> PointCloud2:
-    rng = np.random.default_rng(stamp_ns % 1000)
+    rng = np.random.default_rng(stamp_ns)
     points = np.zeros(count, EVENT_DTYPE)
     points["x"] = rng.integers(0, EVENT.width, count)
     points["y"] = rng.integers(0, EVENT.height, count)
