@@ -1,10 +1,10 @@
-"""ONNX Runtime engine, the default: runs on any CPU, and on CUDA where its provider is installed."""
+"""ONNX Runtime engine: the default on any CPU; with onnxruntime-gpu also on CUDA."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +12,25 @@ import numpy.typing as npt
 from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.errors import EngineError, ModelError
 from anyseg_ros.engine.model_card import ModelCard, card_from_metadata
+from anyseg_ros.engine.model_files import GraphInterface, check_pair, graph_path
 
-_ENCODE_INPUTS = {"images": "tensor(uint8)", "modality_ids": "tensor(int64)"}
+Device = Literal["CPU", "CUDA"]
+_NUMPY_NAMES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
 
 
 class OnnxRuntimeEngine:
     """Two ONNX Runtime sessions, ``encode.onnx`` and ``fuse.onnx`` of one model folder."""
 
-    def __init__(self, model_dir: Path, threads: int = 0) -> None:
+    def __init__(self, model_dir: Path, threads: int = 0, device: Device = "CPU") -> None:
         """Load a model.
 
         Args:
             model_dir: folder with ``encode.onnx`` and ``fuse.onnx``.
             threads: intra-op threads; 0 lets ONNX Runtime use every core.
+            device: what runs the graphs.
 
         Raises:
-            EngineError: if ONNX Runtime is not installed.
+            EngineError: if ONNX Runtime is not installed, or cannot use the device.
             ModelError: if a file is missing, damaged, foreign, or the two do not belong together.
         """
         try:
@@ -42,27 +45,21 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors only: the rest is raised as exceptions
         # Idle worker threads would spin and take the cores that the sensors' callbacks need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        available = onnxruntime.get_available_providers()
-        providers = [
-            name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available
-        ]
-        self._encode, encode_card = self._load(model_dir / "encode.onnx", options, providers)
-        self._fuse, fuse_card = self._load(model_dir / "fuse.onnx", options, providers)
-        for card, graph in ((encode_card, "encode"), (fuse_card, "fuse")):
-            if card.graph != graph:
-                raise ModelError(
-                    f"{model_dir / graph}.onnx holds the graph {card.graph!r}, expected {graph!r}"
-                )
-        if encode_card.for_graph("fuse") != fuse_card:
-            raise ModelError(
-                f"{model_dir}: encode.onnx ({encode_card.name}, {encode_card.model_id}) and fuse.onnx "
-                f"({fuse_card.name}, {fuse_card.model_id}) do not belong to the same model"
+        wanted = f"{device}ExecutionProvider"
+        if wanted not in onnxruntime.get_available_providers():
+            raise EngineError(
+                f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu for CUDA"
             )
-        self._card = encode_card
-        self._check_interface(model_dir)
-        provider = self._encode.get_providers()[0].removesuffix("ExecutionProvider")
+        # Operators that the GPU's provider lacks run on the CPU.
+        providers = list(dict.fromkeys((wanted, "CPUExecutionProvider")))
+        self._encode, encode = self._load(model_dir, "encode", options, providers)
+        self._fuse, fuse = self._load(model_dir, "fuse", options, providers)
+        self._card = check_pair(model_dir, encode, fuse)
+        self._feature_names = list(fuse.inputs)
+        if self._encode.get_providers()[0] != wanted:
+            raise EngineError(f"ONNX Runtime found no {device} device, or not its libraries")
         self._description = (
-            f"ONNX Runtime {onnxruntime.__version__}, {provider}, "
+            f"ONNX Runtime {onnxruntime.__version__}, {device}, "
             f"{threads or 'all'} thread{'' if threads == 1 else 's'}"
         )
 
@@ -85,9 +82,9 @@ class OnnxRuntimeEngine:
     def fuse(self, features: Sequence[Features]) -> EngineOutput:
         if not features:
             raise ValueError("nothing to fuse: at least one modality's features are needed")
-        names = [entry.name for entry in self._fuse.get_inputs()]
         stacked = {
-            name: np.stack([levels[i] for levels in features]) for i, name in enumerate(names)
+            name: np.stack([levels[i] for levels in features])
+            for i, name in enumerate(self._feature_names)
         }
         labels, confidence = self._fuse.run(["labels", "confidence"], stacked)
         return EngineOutput(labels, confidence)
@@ -100,36 +97,20 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         del self._encode, self._fuse
 
-    def _load(self, path: Path, options: Any, providers: list[str]) -> tuple[Any, ModelCard]:
-        if not path.is_file():
-            raise ModelError(
-                f"no model file {path}; a model is a folder with encode.onnx and fuse.onnx"
-            )
+    def _load(
+        self, model_dir: Path, graph: str, options: Any, providers: list[str]
+    ) -> tuple[Any, GraphInterface]:
+        path = graph_path(model_dir, graph)
         try:
             session = self._runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime has an exception type for every kind of damage
             raise ModelError(f"{path} is no readable ONNX model: {error}") from None
         card = card_from_metadata(session.get_modelmeta().custom_metadata_map, path)
-        return session, card
-
-    def _check_interface(self, model_dir: Path) -> None:
-        inputs = {entry.name: entry.type for entry in self._encode.get_inputs()}
-        if inputs != _ENCODE_INPUTS:
-            raise ModelError(
-                f"{model_dir / 'encode.onnx'} takes {inputs}, expected {_ENCODE_INPUTS}"
-            )
-        produced = [entry.name for entry in self._encode.get_outputs()]
-        consumed = [entry.name for entry in self._fuse.get_inputs()]
-        outputs = {entry.name for entry in self._fuse.get_outputs()}
-        if produced != consumed or not {"labels", "confidence"} <= outputs:
-            raise ModelError(
-                f"{model_dir}: encode.onnx gives {produced}, fuse.onnx takes {consumed} and gives "
-                f"{sorted(outputs)}; expected the same feature names, then labels and confidence"
-            )
-        shape = self._encode.get_inputs()[0].shape
-        size = [self._card.input_height, self._card.input_width]
-        if [v for v in shape[1:3] if isinstance(v, int)] not in ([], size):
-            raise ModelError(
-                f"{model_dir / 'encode.onnx'} takes images of {shape[1:3]} (height, width), "
-                f"but its card says {size}"
-            )
+        inputs = session.get_inputs()
+        fixed = [side if isinstance(side, int) else None for side in inputs[0].shape[1:3]]
+        return session, GraphInterface(
+            card,
+            {entry.name: _NUMPY_NAMES.get(entry.type, entry.type) for entry in inputs},
+            [entry.name for entry in session.get_outputs()],
+            (fixed[0], fixed[1]),
+        )
