@@ -20,6 +20,7 @@ from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.faults import Delivery, FaultInjector
 from anyseg_ros.evaluation.outages import Outage
 from anyseg_ros.evaluation.sources import WINDOWED_KINDS, Decoder, Rig, SourceError, Sources
+from anyseg_ros.health import HealthMonitor, HealthSettings
 from anyseg_ros.modalities import SensorData
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
@@ -50,6 +51,7 @@ class ReplaySettings:
     max_wait_s: float = 0.1
     clock: Clock = "log"
     """Receipt time: when messages were recorded, or, where that tells nothing, their stamps."""
+    health: HealthSettings = field(default_factory=HealthSettings)
 
 
 def load_settings(path: Path) -> ReplaySettings:
@@ -239,6 +241,7 @@ class Walk:
             priority=used,
             max_wait_s=settings.max_wait_s,
         )
+        self.health = HealthMonitor(self.synchronizer, used, settings.health)
         self._start_ns = start_ns
         self._now_ns = start_ns
         self._max_wait_ns = round(settings.max_wait_s * NS_PER_S)
@@ -299,8 +302,10 @@ class Walk:
                 check_against_calibration(modality, data, sensor.camera)
             except MessageError as error:
                 self.refused[f"{modality.label}: {error}"] += 1
+                sets = self.health.refuse(modality, str(error), now_ns)
+                yield from self._segment(sets, now_ns)
                 return
-        sets = self.synchronizer.add(modality, stamp_ns, data, now_ns)
+        sets = self.health.add(modality, stamp_ns, data, now_ns)
         yield from self._segment(sets, now_ns)
 
     def _poll_until(self, end_ns: int) -> Iterator[SetResult]:

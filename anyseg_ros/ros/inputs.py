@@ -34,6 +34,7 @@ WINDOWED_TYPES = ("points", "packets")
 """Kinds of event messages that hold the events of a stretch of time, not a picture."""
 
 DataCallback = Callable[[Modality, int, SensorData, str], None]
+RefusedCallback = Callable[[Modality, str], None]
 InfoCallback = Callable[[Modality, CameraModel, str], None]
 
 
@@ -104,6 +105,7 @@ class SensorInput:
         parameters: SensorParameters,
         on_data: DataCallback,
         on_info: InfoCallback | None,
+        on_refused: RefusedCallback,
         warnings: ThrottledLog,
     ) -> None:
         """Subscribe.
@@ -111,6 +113,7 @@ class SensorInput:
         Args:
             on_data: called with modality, stamp in ns, data and frame id. May raise MessageError.
             on_info: called with the model of each CameraInfo; ``None`` if none is wanted.
+            on_refused: called with modality and reason for each data message that is refused.
             warnings: where refused messages are logged.
         """
         self._node = node
@@ -118,6 +121,7 @@ class SensorInput:
         self._parameters = parameters
         self._on_data = on_data
         self._on_info = on_info
+        self._on_refused = on_refused
         self._warnings = warnings
         self.log = SensorLog()
         message_class, self._decode = _message_and_decoder(modality, parameters)
@@ -153,10 +157,8 @@ class SensorInput:
             data = self._decode(message)
             stamp = data_stamp_ns(message, data)
             self._on_data(self._modality, stamp, data, message.header.frame_id)
-        except MessageError as error:
-            self._refuse(self.topic, error)
         except Exception as error:  # a message that breaks a decoder must not end the node
-            self._refuse(self.topic, error)
+            self._on_refused(self._modality, self._refuse(self.topic, error))
 
     def _on_camera_info(self, message: Any) -> None:
         assert self._on_info is not None
@@ -166,10 +168,11 @@ class SensorInput:
         except Exception as error:
             self._refuse(self._parameters.camera_info_topic, error)
 
-    def _refuse(self, topic: str, error: Exception) -> None:
+    def _refuse(self, topic: str, error: Exception) -> str:
         reason = str(error) if isinstance(error, MessageError) else repr(error)
         self.log.rejected += 1
         self.log.last_error = reason
         self._warnings.warning(
             topic, f"{self._modality.label}: refused a message on {topic}: {reason}"
         )
+        return reason

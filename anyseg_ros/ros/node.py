@@ -21,6 +21,7 @@ from rclpy.timer import Timer
 
 from anyseg_ros.decoding import check_against_calibration
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
+from anyseg_ros.health import HealthMonitor
 from anyseg_ros.modalities import (
     CalibrationError,
     CameraModel,
@@ -79,6 +80,7 @@ class SegmentationNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._worker: SegmentationWorker | None = None
         self._synchronizer: Synchronizer | None = None
+        self._health: HealthMonitor | None = None
         self._inputs: dict[Modality, SensorInput] = {}
         self._deadline_timer: Timer | None = None
 
@@ -240,6 +242,7 @@ class SegmentationNode(LifecycleNode):
                     sensor,
                     self._on_data,
                     self._on_camera_info if wants_info else None,
+                    self._on_refused,
                     self._log,
                 )
         self._update_rig()
@@ -260,6 +263,7 @@ class SegmentationNode(LifecycleNode):
         self._worker = None
         self._pipeline = None
         self._synchronizer = None
+        self._health = None
         self._statuses.clear()
 
     def _make_synchronizer(self) -> None:
@@ -284,6 +288,10 @@ class SegmentationNode(LifecycleNode):
             priority=[m for m in parameters.priority if m in configs],
             max_wait_s=parameters.max_wait_s,
         )
+        if self._health is None:
+            self._health = HealthMonitor(self._synchronizer, configs, parameters.health)
+        else:
+            self._health.bind(self._synchronizer)
         self._epoch = None
 
     # --- data ---------------------------------------------------------------------------------
@@ -295,14 +303,16 @@ class SegmentationNode(LifecycleNode):
         if now < self._last_now_ns - _CLOCK_JUMP_BACK_NS and self._synchronizer is not None:
             self.get_logger().info("/clock jumped back: starting a new epoch")
             self._synchronizer.reset()
+            if self._health is not None:
+                self._health.reset()
             if self._worker is not None:
                 self._worker.reset()
         self._last_now_ns = now
         return now
 
     def _on_data(self, modality: Modality, stamp: int, data: SensorData, frame_id: str) -> None:
-        calibration, synchronizer = self._calibration, self._synchronizer
-        if not self._active or calibration is None or synchronizer is None:
+        calibration, health = self._calibration, self._health
+        if not self._active or calibration is None or health is None:
             return
         log = self._inputs[modality].log
         if frame_id not in log.frame_ids and len(log.frame_ids) < 4:
@@ -318,7 +328,12 @@ class SegmentationNode(LifecycleNode):
         sensor = self._pipeline.rig.sensors.get(modality)
         check_against_calibration(modality, data, sensor.camera if sensor else None)
         now = self._now_ns()
-        self._emit(synchronizer.add(modality, stamp, data, now), now)
+        self._emit(health.add(modality, stamp, data, now), now)
+
+    def _on_refused(self, modality: Modality, reason: str) -> None:
+        if self._active and self._health is not None:
+            now = self._now_ns()
+            self._emit(self._health.refuse(modality, reason, now), now)
 
     def _on_camera_info(self, modality: Modality, camera: CameraModel, frame_id: str) -> None:
         calibration = self._calibration
@@ -427,6 +442,8 @@ class SegmentationNode(LifecycleNode):
             self._settings.sensors,
             self._settings.max_wait_s,
         )
+        if self._health is not None and before.health != self._settings.health:
+            self._health.configure(self._settings.health)
         if self._active and times_changed:
             # Streams are live again with their next message; what they have sent is not lost.
             self._make_synchronizer()

@@ -21,8 +21,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from anyseg_ros.engine import ENGINES
+from anyseg_ros.health import HealthSettings
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.pipeline import OutputSize
+from anyseg_ros.ros import health_parameters
 
 SENSOR_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.CAMERA: ("image", "compressed"),
@@ -223,6 +225,7 @@ def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
                 1e9,
             )
         )
+    specs += [ParameterSpec(*limit, live=True) for limit in health_parameters.limits_of(modality)]
     return specs
 
 
@@ -266,6 +269,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         False,
         "Configure and activate by itself at start, without a lifecycle manager.",
     ),
+    *(ParameterSpec(*switch, live=True) for switch in health_parameters.SWITCHES),
     *(spec for modality in MODALITIES for spec in _sensor_specs(modality)),
 )
 _BY_NAME = {spec.name: spec for spec in PARAMETERS}
@@ -305,6 +309,7 @@ class NodeParameters:
     output_reliable: bool
     overlay_alpha: float
     autostart: bool
+    health: HealthSettings
     sensors: Mapping[Modality, SensorParameters]
 
     @classmethod
@@ -348,6 +353,7 @@ class NodeParameters:
             output_reliable=checked["output_reliable"],
             overlay_alpha=checked["overlay_alpha"],
             autostart=checked["autostart"],
+            health=health_parameters.health_settings(checked),
             sensors=sensors,
         )
 

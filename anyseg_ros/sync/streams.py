@@ -63,6 +63,7 @@ class DropReason(Enum):
     STAMP_IN_FUTURE = "stamp from the future"
     STAMP_FAR_BEHIND = "stamp far behind receipt"
     QUARANTINED = "stream is quarantined"
+    BAD_CONTENT = "content is not believable"
     TOO_OLD = "arrived older than any set can use"
     UNUSED = "no set needed it"
     BUFFER_FULL = "buffer full"

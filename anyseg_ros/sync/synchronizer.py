@@ -153,6 +153,36 @@ class Synchronizer(Generic[K]):
         self._admit(key, stream, int(stamp_ns), message, now_ns)
         return self._advance(now_ns)
 
+    def withhold(self, key: K, stamp_ns: int, now_ns: int) -> list[MatchedSet[K]]:
+        """Take in a message that must not be used, for what the caller has seen in it.
+
+        Its stream stays what it is, and its stamp counts in what the stream's stamps tell. Returns
+        the sets that are complete now, oldest first.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        stream = self._stream(key)
+        now_ns = self._tick(now_ns)
+        stream.hear(now_ns)
+        self._admit(key, stream, int(stamp_ns), None, now_ns, usable=False)
+        return self._advance(now_ns)
+
+    def refuse(self, key: K, now_ns: int) -> list[MatchedSet[K]]:
+        """Note that a message arrived which could not be read and has no stamp.
+
+        A stream of which nothing else arrives is quarantined, not dropped. Returns the sets that
+        are complete now, oldest first.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        stream = self._stream(key)
+        now_ns = self._tick(now_ns)
+        stream.hear(now_ns)
+        stream.reject(DropReason.BAD_CONTENT)
+        return self._advance(now_ns)
+
     def poll(self, now_ns: int) -> list[MatchedSet[K]]:
         """Return the sets that time alone has completed, oldest first."""
         return self._advance(self._tick(now_ns))
@@ -324,7 +354,15 @@ class Synchronizer(Generic[K]):
         except KeyError:
             raise KeyError(f"no stream {key!r}; there are {list(self._streams)}") from None
 
-    def _admit(self, key: K, stream: Stream, stamp_ns: int, message: Any, now_ns: int) -> None:
+    def _admit(
+        self,
+        key: K,
+        stream: Stream,
+        stamp_ns: int,
+        message: Any,
+        now_ns: int,
+        usable: bool = True,
+    ) -> None:
         buffer = self._buffers[key]
         if stamp_ns == stream.newest_ns or stamp_ns in buffer:
             self._reject(key, stamp_ns, DropReason.DUPLICATE_STAMP)
@@ -344,6 +382,8 @@ class Synchronizer(Generic[K]):
         stream.accept(stamp_ns, now_ns)
         if stream.quarantine_reason is not None:
             self._reject(key, stamp_ns, DropReason.QUARANTINED)
+        elif not usable:
+            self._reject(key, stamp_ns, DropReason.BAD_CONTENT)
         elif stamp_ns < self._oldest_useful_ns(stream):
             self._reject(key, stamp_ns, DropReason.TOO_OLD)
         else:

@@ -1,0 +1,226 @@
+"""Which streams are believed: content checks with hysteresis between decoders and synchronizer.
+
+A message whose own content is wrong is withheld at once: it never becomes part of a set. A stream
+that sends such messages in a row is quarantined, so that another can be the anchor, and released
+when good ones have arrived in a row. Node and replay feed their synchronizer through the same
+:class:`HealthMonitor`, so what is evaluated is what runs on the robot.
+
+No ROS, no clock, no lock: receipt time is handed in, and the caller serialises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from anyseg_ros.modalities import SensorData
+from anyseg_ros.modalities.quality import (
+    DEFAULT_LIMITS,
+    Finding,
+    QualityChecker,
+    QualityLimits,
+)
+from anyseg_ros.modality import Modality
+from anyseg_ros.sync import MatchedSet, Synchronizer
+
+_NS = 1_000_000_000
+_STAMPS = 8
+"""Stamps remembered to tell a message delivered twice from a sensor that repeats itself."""
+
+CONTENT = "content"
+"""Source of a quarantine: what a stream's own messages show."""
+
+
+@dataclass(frozen=True)
+class HysteresisSettings:
+    """When a stream is quarantined and when it is released.
+
+    Raises:
+        ValueError: if a value cannot work; the message names it.
+    """
+
+    bad_count: int = 3
+    """bad messages in a row that quarantine"""
+    bad_time_s: float = 0.5
+    """or bad messages in a row, two at least, over this time: for slow sensors"""
+    good_count: int = 5
+    """good messages in a row that release"""
+    good_time_s: float = 0.9
+    """or good messages in a row, two at least, over this time"""
+
+    def __post_init__(self) -> None:
+        for name in ("bad_count", "good_count"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("bad_time_s", "good_time_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+class Hysteresis:
+    """A yes or no that changes only when enough in a row say so."""
+
+    def __init__(self, settings: HysteresisSettings) -> None:
+        self.settings = settings
+        self.bad = False
+        self._against = 0
+        self._since_ns = 0
+
+    def note(self, bad: bool, now_ns: int) -> bool:
+        """Take in one observation; gives the state after it."""
+        if bad == self.bad:
+            self._against = 0
+            return self.bad
+        if self._against == 0 or now_ns < self._since_ns:
+            self._since_ns = now_ns
+        self._against += 1
+        settings = self.settings
+        count = settings.good_count if self.bad else settings.bad_count
+        time_s = settings.good_time_s if self.bad else settings.bad_time_s
+        long_enough = self._against >= 2 and now_ns - self._since_ns >= time_s * _NS
+        if self._against >= count or long_enough:
+            self.bad = bad
+            self._against = 0
+        return self.bad
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """How messages are checked; the defaults are the node's."""
+
+    enabled: bool = True
+    hysteresis: HysteresisSettings = field(default_factory=HysteresisSettings)
+    limits: Mapping[Modality, QualityLimits] = field(default_factory=lambda: DEFAULT_LIMITS)
+
+
+@dataclass
+class StreamHealth:
+    """What the checks have seen of one stream."""
+
+    withheld: int = 0
+    """messages that were not used for their content"""
+    quarantines: int = 0
+    last_finding: str = ""
+    """what was last wrong; empty if nothing ever was"""
+
+
+class _Watched:
+    def __init__(self, modality: Modality, settings: HealthSettings) -> None:
+        self.checker = QualityChecker(modality, settings.limits[modality])
+        self.hysteresis = Hysteresis(settings.hysteresis)
+        self.reasons: dict[str, str] = {}
+        self.stamps: deque[int] = deque(maxlen=_STAMPS)
+        self.health = StreamHealth()
+
+
+class HealthMonitor:
+    """Stands in front of a synchronizer: checks each message, and quarantines and releases streams."""
+
+    def __init__(
+        self,
+        synchronizer: Synchronizer[Modality],
+        modalities: Iterable[Modality],
+        settings: HealthSettings | None = None,
+    ) -> None:
+        self._settings = settings or HealthSettings()
+        self._watched = {m: _Watched(m, self._settings) for m in modalities}
+        self._synchronizer = synchronizer
+
+    @property
+    def health(self) -> Mapping[Modality, StreamHealth]:
+        """What the checks have seen of each stream."""
+        return {modality: watched.health for modality, watched in self._watched.items()}
+
+    def bind(self, synchronizer: Synchronizer[Modality]) -> None:
+        """Go on with another synchronizer of the same streams; quarantines go with it."""
+        self._synchronizer = synchronizer
+        for modality, watched in self._watched.items():
+            self._apply(modality, watched)
+
+    def configure(self, settings: HealthSettings) -> None:
+        """Take other limits; what was learned and who is quarantined stays."""
+        self._settings = settings
+        for modality, watched in self._watched.items():
+            watched.checker.limits = settings.limits[modality]
+            watched.hysteresis.settings = settings.hysteresis
+            if not settings.enabled:
+                watched.hysteresis = Hysteresis(settings.hysteresis)
+                self.absolve(modality, CONTENT)
+
+    def reset(self) -> None:
+        """Forget what the streams have shown, quarantines too: time has jumped back."""
+        for modality, watched in self._watched.items():
+            watched.checker.reset()
+            watched.hysteresis = Hysteresis(self._settings.hysteresis)
+            watched.reasons.clear()
+            watched.stamps.clear()
+            self._apply(modality, watched)
+
+    # --- messages -------------------------------------------------------------------------------
+
+    def add(
+        self, modality: Modality, stamp_ns: int, data: SensorData, now_ns: int
+    ) -> list[MatchedSet[Modality]]:
+        """Check a message and hand it on; gives the sets that are complete by then.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        watched = self._watched[modality]
+        if not self._settings.enabled or stamp_ns in watched.stamps:
+            # The same message delivered twice says nothing about the sensor; its stamp gives it away.
+            return self._synchronizer.add(modality, stamp_ns, data, now_ns)
+        watched.stamps.append(stamp_ns)
+        finding = watched.checker.check(data)
+        self._note(modality, watched, finding, now_ns)
+        if finding is not None:
+            watched.health.withheld += 1
+            return self._synchronizer.withhold(modality, stamp_ns, now_ns)
+        return self._synchronizer.add(modality, stamp_ns, data, now_ns)
+
+    def refuse(self, modality: Modality, reason: str, now_ns: int) -> list[MatchedSet[Modality]]:
+        """Note a message that could not be decoded; gives the sets that are complete by then.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        watched = self._watched[modality]
+        if self._settings.enabled:
+            self._note(modality, watched, f"refused: {reason}", now_ns)
+        return self._synchronizer.refuse(modality, now_ns)
+
+    def _note(
+        self, modality: Modality, watched: _Watched, finding: Finding | str | None, now_ns: int
+    ) -> None:
+        if finding is not None:
+            watched.health.last_finding = str(finding)
+        was_bad = watched.hysteresis.bad
+        if watched.hysteresis.note(finding is not None, now_ns):
+            # While it recovers, the reason remains what was last wrong.
+            self.accuse(modality, CONTENT, watched.health.last_finding)
+        elif was_bad:
+            self.absolve(modality, CONTENT)
+
+    # --- verdicts -------------------------------------------------------------------------------
+
+    def accuse(self, modality: Modality, source: str, reason: str) -> None:
+        """Quarantine a stream for one source's reason, until that source absolves it."""
+        watched = self._watched[modality]
+        if watched.reasons.get(source) == reason:
+            return
+        watched.health.quarantines += not watched.reasons
+        watched.reasons[source] = reason
+        self._apply(modality, watched)
+
+    def absolve(self, modality: Modality, source: str) -> None:
+        """Take one source's reason back; the stream is released when none is left."""
+        watched = self._watched[modality]
+        if watched.reasons.pop(source, None) is not None:
+            self._apply(modality, watched)
+
+    def _apply(self, modality: Modality, watched: _Watched) -> None:
+        if watched.reasons:
+            self._synchronizer.quarantine(modality, "; ".join(watched.reasons.values()))
+        else:
+            self._synchronizer.release(modality)

@@ -1,0 +1,255 @@
+"""What a sensor sends when it fails is found; what a healthy one sends in any weather is not."""
+
+import numpy as np
+import pytest
+
+from anyseg_ros.modalities import CameraFrame, DepthFrame, EventPacket, LidarScan
+from anyseg_ros.modalities.quality import (
+    DEFAULT_LIMITS,
+    Fault,
+    QualityChecker,
+    measure_events,
+    roughness,
+)
+from anyseg_ros.modality import Modality
+
+RANDOM = np.random.default_rng(7)
+
+
+def scene(height=240, width=320):
+    """A smooth picture with edges, float 0..1."""
+    y, x = np.mgrid[:height, :width]
+    smooth = 0.5 + 0.3 * np.sin(x / 37) * np.cos(y / 23)
+    return np.where((x // 60 + y // 50) % 2 == 0, smooth, 0.6 * smooth)
+
+
+def camera(noise=1.0, gain=255.0):
+    picture = scene()[..., None] * gain * np.array([0.9, 1.0, 0.8])
+    picture = picture + RANDOM.normal(0, noise, picture.shape)
+    return CameraFrame(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+
+
+def depth(noise=0.002):
+    metres = (2 + 20 * scene()) * (1 + RANDOM.normal(0, noise, (240, 320)))
+    metres[:60] = 0
+    return DepthFrame(metres.astype(np.float32))
+
+
+def lidar(keep=slice(None), noise=0.01):
+    azimuth = np.deg2rad(np.arange(-180, 180, 0.5))[:, None]
+    elevation = np.deg2rad(np.linspace(-20, -3, 16))[None]
+    distance = np.minimum(1.9 / -np.sin(elevation), 14 + 8 * np.sin(3 * azimuth))
+    distance = distance + RANDOM.normal(0, noise, distance.shape)
+    points = distance[..., None] * np.stack(
+        np.broadcast_arrays(
+            np.cos(azimuth) * np.cos(elevation),
+            np.sin(azimuth) * np.cos(elevation),
+            np.sin(elevation),
+        ),
+        -1,
+    )
+    points = points[keep].reshape(-1, 3).astype(np.float32)
+    return LidarScan(points, np.full(len(points), 0.5, np.float32))
+
+
+def events(count, end_ns, uniform=False, size=(640, 480)):
+    if uniform:
+        x, y = RANDOM.integers(0, size[0], count), RANDOM.integers(0, size[1], count)
+    else:  # edges
+        x = np.clip(RANDOM.choice([80, 300, 310, 500], count) + RANDOM.normal(0, 6, count), 0, 639)
+        y = RANDOM.integers(100, 400, count)
+    x, y = x.astype(np.uint16), y.astype(np.uint16)
+    if count:  # the sensor's size is learned from what it has shown
+        x[0], y[0] = size[0] - 1, size[1] - 1
+    times = np.linspace(end_ns - 9_000_000, end_ns, count).astype(np.int64)
+    return EventPacket(x, y, RANDOM.integers(0, 2, count).astype(np.uint8), times)
+
+
+HEALTHY = {
+    Modality.CAMERA: camera,
+    Modality.DEPTH: depth,
+    Modality.LIDAR: lidar,
+}
+
+
+def found(modality, data, before=12):
+    """Fault found in a message after ``before`` healthy ones."""
+    checker = QualityChecker(modality)
+    for i in range(before):
+        good = events(3000, (i + 1) * 10_000_000) if modality is Modality.EVENT else None
+        assert checker.check(good or HEALTHY[modality]()) is None
+    finding = checker.check(data)
+    if finding is None:
+        return None
+    assert finding.reason and str(finding).startswith(finding.fault.value)
+    return finding.fault
+
+
+def test_roughness_tells_smooth_from_noise():
+    assert roughness(scene()) < 0.1
+    assert roughness(RANDOM.normal(size=(32, 500))) == pytest.approx(1, abs=0.05)
+    assert roughness(np.ones((8, 100))) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "fault"),
+    [
+        (np.zeros((240, 320, 3), np.uint8), Fault.BLACK),
+        (RANDOM.integers(0, 5, (240, 320, 3)).astype(np.uint8), Fault.BLACK),
+        (np.full((240, 320, 3), 255, np.uint8), Fault.SATURATED),
+        (np.full((240, 320, 3), 128, np.uint8), Fault.FLAT),
+        (RANDOM.integers(0, 256, (240, 320, 3)).astype(np.uint8), Fault.NOISE),
+    ],
+)
+def test_an_unusable_picture(image, fault):
+    assert found(Modality.CAMERA, CameraFrame(image)) is fault
+
+
+@pytest.mark.parametrize("gain", [30.0, 500.0])
+def test_a_dark_or_bright_picture_that_shows_something_is_believed(gain):
+    assert found(Modality.CAMERA, camera(gain=gain)) is None
+
+
+@pytest.mark.parametrize(
+    ("depth_m", "fault"),
+    [
+        (np.full((240, 320), np.nan, np.float32), Fault.INVALID),
+        (np.zeros((240, 320), np.float32), Fault.INVALID),
+        (np.full((240, 320), -1.0, np.float32), Fault.INVALID),
+        (np.full((240, 320), np.inf, np.float32), Fault.INVALID),
+        (np.full((240, 320), 3.0, np.float32), Fault.FLAT),
+        (RANDOM.uniform(0.3, 40, (240, 320)).astype(np.float32), Fault.NOISE),
+    ],
+)
+def test_unusable_depth(depth_m, fault):
+    assert found(Modality.DEPTH, DepthFrame(depth_m)) is fault
+
+
+def scan(points):
+    points = np.asarray(points, np.float32)
+    return LidarScan(points, np.zeros(len(points), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (scan(np.empty((0, 3))), Fault.EMPTY),
+        (scan(np.zeros((9000, 3))), Fault.EMPTY),
+        (scan(np.full((9000, 3), np.nan)), Fault.EMPTY),
+        (lidar(slice(0, 20)), Fault.PARTIAL),
+        (lidar(slice(0, 360)), Fault.PARTIAL),
+        (scan(RANDOM.uniform(-30, 30, (11520, 3))), Fault.NOISE),
+    ],
+    ids=["empty", "zeros", "NaN", "sliver", "half", "noise"],
+)
+def test_an_unusable_cloud(data, fault):
+    assert found(Modality.LIDAR, data) is fault
+
+
+def test_a_first_cloud_of_half_a_sensor_is_that_sensors_usual():
+    checker = QualityChecker(Modality.LIDAR)
+    assert all(checker.check(lidar(slice(0, 360))) is None for _ in range(20))
+
+
+@pytest.mark.parametrize("modality", HEALTHY, ids=lambda m: m.label)
+def test_a_repeated_message_is_frozen_and_a_new_one_is_not(modality):
+    data = HEALTHY[modality]()
+    checker = QualityChecker(modality)
+    assert checker.check(data) is None
+    for _ in range(3):
+        assert checker.check(data).fault is Fault.FROZEN
+    assert checker.check(HEALTHY[modality]()) is None
+
+
+def test_a_ring_of_two_buffers_is_frozen():
+    checker = QualityChecker(Modality.CAMERA)
+    ring = [camera(), camera()]
+    assert [checker.check(frame) for frame in ring] == [None, None]
+    assert all(checker.check(ring[i % 2]).fault is Fault.FROZEN for i in range(6))
+
+
+@pytest.mark.parametrize("quality", [30, 60, 95])
+def test_a_still_scene_with_a_sensors_noise_is_not_frozen(quality):
+    import cv2
+
+    checker = QualityChecker(Modality.CAMERA)
+    for _ in range(10):
+        jpeg = cv2.imencode(".jpg", camera(noise=0.5).image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        assert checker.check(CameraFrame(cv2.imdecode(jpeg[1], cv2.IMREAD_COLOR))) is None
+
+
+def test_a_frozen_camera_with_a_moving_time_stamp_in_its_corner():
+    checker = QualityChecker(Modality.CAMERA)
+    image = camera().image
+    assert checker.check(CameraFrame(image)) is None
+    image = image.copy()
+    image[2:8, 4:12] ^= 255
+    limit = DEFAULT_LIMITS[Modality.CAMERA].frozen_share
+    assert limit > 48 / (240 * 320)
+    assert checker.check(CameraFrame(image)).fault is Fault.FROZEN
+
+
+def test_a_switched_off_check_finds_nothing():
+    from dataclasses import replace
+
+    limits = replace(DEFAULT_LIMITS[Modality.CAMERA], frozen_share=0.0, black_level=0.0)
+    limits = replace(limits, flat_contrast=0.0)
+    checker = QualityChecker(Modality.CAMERA, limits)
+    black = CameraFrame(np.zeros((48, 64, 3), np.uint8))
+    assert checker.check(black) is None and checker.check(black) is None
+
+
+@pytest.mark.parametrize("modality", list(Modality), ids=lambda m: m.label)
+def test_tiny_data_does_not_break_a_check(modality):
+    checker = QualityChecker(modality)
+    for size in (1, 2, 3):
+        for data in (
+            CameraFrame(np.full((size, size, 3), 90, np.uint8)),
+            DepthFrame(np.full((size, size), 2.0, np.float32)),
+            scan(np.ones((size, 3))),
+            events(size, 10**9),
+        ):
+            checker.check(data)
+
+
+# --- events: quiet is not a fault ------------------------------------------------------------------
+
+
+def test_quiet_events_and_a_hot_pixel_are_believed():
+    checker = QualityChecker(Modality.EVENT)
+    empty = events(0, 0)
+    hot = EventPacket(*(np.array([v], t) for v, t in ((5, "u2"), (6, "u2"), (1, "u1"), (0, "i8"))))
+    for i in range(200):
+        assert checker.check(empty) is None
+        shifted = EventPacket(hot.x, hot.y, hot.polarity, hot.stamp_ns + i * 10_000_000)
+        assert checker.check(shifted) is None
+
+
+def test_a_rendered_event_picture_may_stay_empty_but_not_full():
+    checker = QualityChecker(Modality.EVENT)
+    assert all(checker.check(CameraFrame(np.zeros((48, 64, 3), np.uint8))) is None for _ in "abc")
+    assert checker.check(camera()) is None
+    full = camera()
+    assert checker.check(full) is None
+    assert checker.check(full).fault is Fault.FROZEN
+
+
+def test_a_burst_of_noise_is_found_and_a_burst_of_motion_is_not():
+    end = 13 * 10_000_000
+    assert found(Modality.EVENT, events(60_000, end, uniform=True)) is Fault.NOISE
+    assert found(Modality.EVENT, events(60_000, end)) is None
+    assert found(Modality.EVENT, events(4_000, end, uniform=True)) is None
+
+
+def test_the_same_events_again_are_frozen_whatever_their_times():
+    checker = QualityChecker(Modality.EVENT)
+    first = events(500, 10_000_000)
+    assert checker.check(first) is None
+    again = EventPacket(first.x, first.y, first.polarity, first.stamp_ns + 10_000_000)
+    assert checker.check(again).fault is Fault.FROZEN
+
+
+def test_clumping_does_not_depend_on_the_number_of_events():
+    few, many = (measure_events(events(n, 0, uniform=True), 640, 480) for n in (3000, 300_000))
+    assert abs(few.clumping) < 0.1 and abs(many.clumping) < 0.1
+    assert measure_events(events(3000, 0), 640, 480).clumping > 1

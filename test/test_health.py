@@ -1,0 +1,220 @@
+"""Hysteresis, and what the monitor lets through to a synchronizer."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyseg_ros.health import HealthMonitor, HealthSettings, Hysteresis, HysteresisSettings
+from anyseg_ros.modalities import CameraFrame
+from anyseg_ros.modality import Modality
+from anyseg_ros.sync import DropReason, StreamConfig, StreamState, Synchronizer
+
+MS = 1_000_000
+PERIOD = 100 * MS
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 400)), max_size=80),
+    st.integers(1, 6),
+    st.integers(1, 6),
+)
+def test_the_state_changes_only_after_enough_in_a_row(observations, bad_count, good_count):
+    settings = HysteresisSettings(bad_count, 0.5, good_count, 0.9)
+    hysteresis = Hysteresis(settings)
+    now, run, since, state = 0, 0, 0, False
+    for bad, step in observations:
+        now += step * MS
+        if bad == state:
+            run = 0
+        else:
+            since = now if run == 0 else since
+            run += 1
+        limit_s = settings.good_time_s if state else settings.bad_time_s
+        needed = good_count if state else bad_count
+        if run >= needed or (run >= 2 and now - since >= limit_s * 1e9):
+            state, run = bad, 0
+        assert hysteresis.note(bad, now) is state
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_no_message_alone_decides(observations):
+    """With the defaults, a state holds for at least two observations against it."""
+    hysteresis = Hysteresis(HysteresisSettings())
+    before = previous = None
+    for i, bad in enumerate(observations):
+        state = hysteresis.note(bad, i * PERIOD)
+        if before is not None and state != before:
+            assert bad == previous == state
+        before, previous = state, bad
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bad_count": 0}, {"good_count": 0}, {"bad_time_s": 0.0}, {"good_time_s": -1.0}]
+)
+def test_settings_that_cannot_work_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        HysteresisSettings(**wrong)
+
+
+class Rig:
+    """Camera and LiDAR at 10 Hz in front of a synchronizer; the camera's pictures are told to it."""
+
+    def __init__(self, settings=None):
+        config = StreamConfig(0.5, 0.06, 0.25)
+        self.drops = []
+        self.sync = Synchronizer(
+            dict.fromkeys((Modality.CAMERA, Modality.LIDAR), config),
+            [Modality.CAMERA, Modality.LIDAR],
+            0.05,
+            on_drop=lambda key, stamp, reason: self.drops.append((key, reason)),
+        )
+        self.monitor = HealthMonitor(self.sync, (Modality.CAMERA, Modality.LIDAR), settings)
+        self.random = np.random.default_rng(0)
+        self.tick = 0
+        self.sets = []
+
+    def picture(self):
+        y, x = np.mgrid[:48, :64]
+        smooth = 120 + 60 * np.sin(x / 9) + 40 * np.cos(y / 7)
+        noisy = smooth[..., None] + self.random.normal(0, 2, (48, 64, 3))
+        return CameraFrame(np.clip(noisy, 0, 255).astype(np.uint8))
+
+    def scan(self):
+        from test.modalities.test_quality import lidar
+
+        return lidar()
+
+    def step(self, camera=None, refused=""):
+        self.tick += 1
+        now = self.tick * PERIOD
+        if refused:
+            self.sets += self.monitor.refuse(Modality.CAMERA, refused, now)
+        else:
+            self.sets += self.monitor.add(Modality.CAMERA, now, camera or self.picture(), now)
+        self.sets += self.monitor.add(Modality.LIDAR, now - 5 * MS, self.scan(), now + MS)
+        self.sets += self.sync.poll(now + 60 * MS)
+        return self.status().state
+
+    def status(self, modality=Modality.CAMERA):
+        return self.sync.status(self.tick * PERIOD)[modality]
+
+    def uses(self, frame):
+        return sum(member.message is frame for s in self.sets for member in s.members.values())
+
+
+BLACK = CameraFrame(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_bad_pictures_are_never_used_and_the_stream_is_quarantined_and_released():
+    rig = Rig()
+    for _ in range(10):
+        assert rig.step() is StreamState.LIVE
+    assert rig.sync.anchor is Modality.CAMERA
+    states = [rig.step(BLACK) for _ in range(5)]
+    assert states == [StreamState.LIVE] * 2 + [StreamState.QUARANTINED] * 3
+    assert "black" in rig.status().reason
+    assert rig.sync.anchor is Modality.LIDAR
+    states = [rig.step() for _ in range(6)]
+    assert states == [StreamState.QUARANTINED] * 4 + [StreamState.LIVE] * 2
+    assert rig.sync.anchor is Modality.CAMERA
+    assert rig.uses(BLACK) == 0
+    health = rig.monitor.health[Modality.CAMERA]
+    assert (health.withheld, health.quarantines) == (5, 1)
+
+
+def test_a_frozen_picture_is_used_once():
+    rig = Rig()
+    for _ in range(5):
+        rig.step()
+    last = rig.picture()
+    for _ in range(10):
+        rig.step(last)
+    assert rig.status().state is StreamState.QUARANTINED
+    assert "frozen" in rig.status().reason
+    used = [s.stamp_ns for s in rig.sets for m in s.members.values() if m.message is last]
+    assert len(used) == 1
+
+
+def test_one_bad_picture_costs_itself():
+    rig = Rig()
+    for _ in range(5):
+        rig.step()
+    before = len(rig.sets)
+    assert rig.step(BLACK) is StreamState.LIVE
+    assert (Modality.CAMERA, DropReason.BAD_CONTENT) in rig.drops
+    for _ in range(5):
+        assert rig.step() is StreamState.LIVE
+    assert len(rig.sets) - before == 5
+
+
+def test_every_other_picture_bad_leaves_the_good_ones():
+    rig = Rig()
+    for i in range(30):
+        assert rig.step(BLACK if i % 2 else None) is StreamState.LIVE
+    assert rig.uses(BLACK) == 0
+    assert len(rig.sets) == 15
+
+
+def test_messages_that_cannot_be_decoded_quarantine_with_their_reason():
+    rig = Rig()
+    for _ in range(5):
+        rig.step()
+    for _ in range(4):
+        state = rig.step(refused="field 'encoding' is 'x'; expected rgb8")
+    assert state is StreamState.QUARANTINED
+    assert "refused: field 'encoding'" in rig.status().reason
+    assert rig.sync.anchor is Modality.LIDAR
+
+
+def test_a_message_delivered_twice_is_no_frozen_sensor():
+    rig = Rig()
+    for _ in range(8):
+        rig.tick += 1
+        now, frame = rig.tick * PERIOD, rig.picture()
+        for copy in range(4):
+            rig.monitor.add(Modality.CAMERA, now, frame, now + copy)
+    assert rig.status().state is StreamState.LIVE
+    assert rig.monitor.health[Modality.CAMERA].withheld == 0
+
+
+def test_a_quarantine_goes_with_the_monitor_to_another_synchronizer():
+    rig, other = Rig(), Rig()
+    for _ in range(5):
+        rig.step(BLACK)
+    rig.monitor.bind(other.sync)
+    other.sync.poll(0)
+    assert other.sync.status(0)[Modality.CAMERA].state is StreamState.WAITING
+    rig.monitor.add(Modality.CAMERA, PERIOD, rig.picture(), PERIOD)
+    assert other.sync.status(PERIOD)[Modality.CAMERA].state is StreamState.QUARANTINED
+
+
+def test_two_sources_must_both_take_their_reason_back():
+    rig = Rig()
+    rig.step()
+    rig.monitor.accuse(Modality.CAMERA, "consistency", "departs from the others")
+    for _ in range(5):
+        rig.step(BLACK)
+    assert "departs" in rig.status().reason and "black" in rig.status().reason
+    for _ in range(8):
+        rig.step()
+    assert rig.status().reason == "departs from the others"
+    rig.monitor.absolve(Modality.CAMERA, "consistency")
+    assert rig.step() is StreamState.LIVE
+
+
+def test_switched_off_it_lets_everything_through_and_releases():
+    rig = Rig()
+    for _ in range(5):
+        rig.step(BLACK)
+    rig.monitor.configure(HealthSettings(enabled=False))
+    assert rig.step(BLACK) is StreamState.LIVE
+    assert rig.uses(BLACK) == 1
+
+
+def test_a_reset_forgets_quarantines():
+    rig = Rig()
+    for _ in range(5):
+        rig.step(BLACK)
+    rig.monitor.reset()
+    assert rig.step() is StreamState.LIVE
