@@ -33,6 +33,7 @@ ENCODINGS: dict[Modality, dict[str, dict[str, float]]] = {
     Modality.EVENT: {
         "polarity_counts": {"window_s": 0.05, "saturation": 4.0},
         "polarity_counts_elevation": {"window_s": 0.05, "saturation": 4.0},
+        "signed_count_elevation_recency": {"window_s": 0.1, "saturation": 4.0},
     },
     Modality.LIDAR: {
         "range_height_intensity": {
@@ -51,7 +52,7 @@ DEFAULT_ENCODINGS: dict[Modality, EncodingSpec] = {
     for modality, name in {
         Modality.CAMERA: "rgb",
         Modality.DEPTH: "inverse_log_height",
-        Modality.EVENT: "polarity_counts_elevation",
+        Modality.EVENT: "signed_count_elevation_recency",
         Modality.LIDAR: "range_height_intensity",
     }.items()
 }

@@ -281,6 +281,45 @@ def test_elevation_fills_the_plane_between_the_counts():
     assert not boxed[:16].any() and not boxed[80:].any()
 
 
+def test_signed_counts_and_recency():
+    spec = EncodingSpec("signed_count_elevation_recency", {"window_s": 0.1, "saturation": 4})
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), spec)
+    end, window_ns = 1_000_000_000, 100_000_000
+    half, old = end - window_ns // 2, end - window_ns + 1000
+    packet = events(
+        [5, 5, 5, 9, 9, 7, 2, 8],
+        [3, 3, 3, 4, 4, 6, 2, 8],
+        [1, 1, 0, 0, 1, 0, 1, 1],
+        [end, old, half, half, half, end + 1, old, end - window_ns],
+    )
+    # The order of the events does not matter: a driver may sort them by pixel.
+    for order in (np.arange(8), np.arange(8)[::-1]):
+        shuffled = events(
+            *(a[order] for a in (packet.x, packet.y, packet.polarity, packet.stamp_ns))
+        )
+        image = built.build(shuffled, end)
+        assert image[3, 5, [0, 2]].tolist() == [round(128 + 127 / 4), 255], "two up, one down"
+        assert image[4, 9, [0, 2]].tolist() == [128, 128], "up and down cancel, but something moved"
+        assert image[2, 2, [0, 2]].tolist() == [round(128 + 127 / 4), 1], "old"
+        assert not image[6, 7, [0, 2]].any(), "from the future"
+        assert not image[8, 8, [0, 2]].any(), "before the window"
+        assert np.count_nonzero(image[..., 0]) == np.count_nonzero(image[..., 2]) == 3
+    burst = built.build(events([1] * 40, [1] * 40, [0] * 40, [end] * 40), end)
+    assert burst[1, 1, [0, 2]].tolist() == [1, 255], "saturated"
+    elevation = EncodingSpec("polarity_counts_elevation")
+    other = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), elevation)
+    assert (image[..., 1] == other.build(packet, end)[..., 1]).all()
+
+
+def test_signed_counts_are_not_interpolated():
+    spec = EncodingSpec("signed_count_elevation_recency")
+    sensor = SensorCalibration("event", camera=CameraModel.from_fov(64, 32, 88))
+    built = builder(Modality.EVENT, sensor, spec)
+    x, y = np.meshgrid(np.arange(30, 34), np.arange(14, 18))
+    image = built.build(events(x.ravel(), y.ravel(), [1] * 16, [10] * 16), 10)
+    assert set(np.unique(image[..., 0])) == {0, 160} and set(np.unique(image[..., 2])) == {0, 255}
+
+
 def test_packets_are_joined_in_their_order():
     one, two = events([1], [2], [1], [10]), events([3, 4], [5, 6], [0, 1], [20, 30])
     joined = join_packets([one, two])

@@ -39,7 +39,10 @@ from training.simulation.rig import draw_rig
 from training.simulation.street import StreetPlan
 from training.simulation.weather import WEATHER_NAMES, draw_weather
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
+"""Of the layout."""
+RENDERING = 2
+"""Counts up when the same command makes other data."""
 SPLITS = ("train", "val", "test")
 EPOCH_NS = 1_700_000_000_000_000_000
 DRIVE_GAP_NS = 1_000_000_000_000
@@ -220,6 +223,7 @@ def render_data_set(root: Path, plan: DataSetPlan, workers: int) -> None:
     counts = " ".join(f"--{s}-drives {plan.drives[s]}" for s in SPLITS)
     about = {
         "format_version": FORMAT_VERSION,
+        "rendering": RENDERING,
         "command": f"python -m training.simulation dataset --out OUT {counts} "
         f"--frames-per-drive {plan.frames_per_drive} --seed {plan.seed}",
         "seed": plan.seed,
