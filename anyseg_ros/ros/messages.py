@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from anyseg_ros.classes import ClassSet
 from anyseg_ros.decoding import (
     MAX_PIXELS,
     MAX_POINTS,
@@ -21,7 +24,8 @@ from anyseg_ros.decoding import (
     stamp_ns,
 )
 from anyseg_ros.modalities.geometry import CameraModel
-from anyseg_ros.ros.stand_ins import CvBridge
+from anyseg_ros.ros.stand_ins import CvBridge, point_cloud2
+from anyseg_ros.semantic_points import SemanticPoints
 
 __all__ = [
     "MAX_PIXELS",
@@ -36,12 +40,25 @@ __all__ = [
     "decode_lidar",
     "encode_camera_info",
     "encode_image",
+    "encode_label_info",
+    "encode_pixel_points",
+    "encode_semantic_points",
     "header",
     "stamp_ns",
 ]
 
 _NS = 1_000_000_000
 _BRIDGE = CvBridge()
+_SEMANTIC_POINT = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("rgb", "<f4"),
+        ("class_id", "u1"),
+        ("confidence", "u1"),
+    ]
+)
 
 
 def header(stamp: int, frame_id: str) -> Any:
@@ -74,3 +91,70 @@ def encode_camera_info(camera: CameraModel, stamp: int, frame_id: str) -> Any:
     message.distortion_model = camera.distortion_model or "plumb_bob"
     message.d = list(camera.distortion) or [0.0] * 5
     return message
+
+
+def encode_label_info(classes: ClassSet, stamp: int, frame_id: str) -> Any:
+    """``vision_msgs/LabelInfo``: the class ids of the mask and their names; stamp in nanoseconds.
+
+    Raises:
+        ImportError: if ``vision_msgs`` is not installed.
+    """
+    from vision_msgs.msg import LabelInfo, VisionClass
+
+    return LabelInfo(
+        header=header(stamp, frame_id),
+        class_map=[
+            VisionClass(class_id=i, class_name=name) for i, name in enumerate(classes.names)
+        ],
+        threshold=0.0,
+    )
+
+
+def encode_semantic_points(
+    points: SemanticPoints, classes: ClassSet, stamp: int, frame_id: str
+) -> Any:
+    """``sensor_msgs/PointCloud2`` of points with class and confidence; stamp in nanoseconds.
+
+    Fields: x, y, z (float32, metres), rgb (the class colour as PCL and RViz pack it into a float32),
+    class_id (uint8, 255 for none), confidence (uint8, 255 times the probability).
+    """
+    packed = np.empty(len(points.labels), _SEMANTIC_POINT)
+    for column, axis in enumerate("xyz"):
+        packed[axis] = points.points_m[:, column]
+    colours = classes.colorize(points.labels).astype(np.uint32)
+    packed["rgb"] = (colours[:, 0] << 16 | colours[:, 1] << 8 | colours[:, 2]).view(np.float32)
+    packed["class_id"] = points.labels
+    packed["confidence"] = points.confidence
+    return point_cloud2.create_cloud(header(stamp, frame_id), _fields(_SEMANTIC_POINT), packed)
+
+
+def encode_pixel_points(points: npt.NDArray[np.float32], stamp: int, frame_id: str) -> Any:
+    """Organized ``sensor_msgs/PointCloud2`` of float32[H, W, 3]; stamp in nanoseconds."""
+    from sensor_msgs.msg import PointCloud2
+
+    height, width = points.shape[:2]
+    layout = np.dtype([(axis, "<f4") for axis in "xyz"])
+    cloud = PointCloud2(
+        header=header(stamp, frame_id),
+        height=height,
+        width=width,
+        fields=_fields(layout),
+        is_bigendian=sys.byteorder != "little",
+        point_step=layout.itemsize,
+        row_step=layout.itemsize * width,
+        is_dense=False,
+    )
+    # Set after construction: the constructor checks every byte.
+    cloud.data = array.array("B", np.ascontiguousarray(points, np.float32).tobytes())
+    return cloud
+
+
+def _fields(layout: np.dtype[Any]) -> list[Any]:
+    from sensor_msgs.msg import PointField
+
+    assert layout.fields is not None
+    kinds = {np.dtype("<f4"): PointField.FLOAT32, np.dtype("u1"): PointField.UINT8}
+    return [
+        PointField(name=name, offset=offset, datatype=kinds[kind], count=1)
+        for name, (kind, offset, *_) in layout.fields.items()
+    ]

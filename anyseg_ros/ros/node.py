@@ -135,7 +135,7 @@ class SegmentationNode(LifecycleNode):
             check_message_packages(parameters.sensors, modalities)
             self._calibration = CalibrationSource(parameters.sensors, modalities, from_file)
             self._results = ResultPublishers(
-                self, self._engine.card.classes, parameters.output_reliable
+                self, self._engine.card.classes, parameters.output_reliable, self._log
             )
             self._transforms = TransformSource(self)
             self._configured = True
@@ -156,7 +156,10 @@ class SegmentationNode(LifecycleNode):
         """Subscribe and start."""
         try:
             self._start()
-            return super().on_activate(state)
+            done = super().on_activate(state)
+            if self._results is not None:
+                self._results.announce()
+            return done
         except Exception as error:
             self._stop()
             return self._refuse("activate", repr(error), undo=False)
@@ -408,8 +411,7 @@ class SegmentationNode(LifecycleNode):
             matched,
             result,
             self._statuses.get(matched.stamp_ns, {}),
-            pipeline.grid,
-            pipeline.output_camera,
+            pipeline,
             self.parameters.overlay_alpha,
         )
         self._published += 1

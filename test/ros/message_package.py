@@ -12,9 +12,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -35,6 +38,26 @@ LABEL_INFO = "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat
 _ROOT = Path(sys.prefix)
 _HEADERS = Path(sysconfig.get_paths()["include"])
 _IMPLEMENTATION = "rosidl_typesupport_fastrtps_c"
+
+
+@contextmanager
+def message_package(
+    name: str, messages: Mapping[str, str], make_folder: Callable[[], Path]
+) -> Iterator[Any]:
+    """The module ``<name>.msg``: the installed one, else built and importable for a while."""
+    try:
+        yield import_module(f"{name}.msg")
+        return
+    except ImportError:
+        require_compiler()
+    folder = build_message_package(name, messages, make_folder())
+    sys.path.insert(0, str(folder))
+    try:
+        yield import_module(f"{name}.msg")
+    finally:
+        sys.path.remove(str(folder))
+        for module in [m for m in sys.modules if m.split(".")[0] == name]:
+            del sys.modules[module]
 
 
 def require_compiler() -> None:

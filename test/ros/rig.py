@@ -29,7 +29,7 @@ DEPTH = CameraModel.from_fov(80, 60, 80.0)
 EVENT = CameraModel.from_fov(64, 48, 90.0)
 FRAMES = {m: f"{m.label}_frame" for m in MODALITIES}
 # LiDAR frame: x forward, y left; grid: z forward, x right.
-OPTICAL_FROM_BODY = (-0.5, 0.5, -0.5, 0.5)
+OPTICAL_FROM_BODY = (0.5, -0.5, 0.5, 0.5)
 START_NS = 1_700_000_000_000_000_000
 PERIOD_S = {Modality.CAMERA: 0.1, Modality.DEPTH: 0.1, Modality.EVENT: 0.04, Modality.LIDAR: 0.1}
 DELAY_S = {
@@ -137,9 +137,12 @@ EVENT_DTYPE = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<u4"), ("p", "u1")])
 def lidar_cloud(stamp_ns: int, count: int = 500) -> PointCloud2:
     rng = np.random.default_rng(stamp_ns)
     points = np.zeros(count, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")])
-    points["x"] = rng.uniform(3, 30, count)
-    points["y"] = rng.uniform(-10, 10, count)
-    points["z"] = rng.uniform(-2, 3, count)
+    # Rings of a scanner before a curved wall, as believable as a sensor's.
+    azimuth, ring = np.linspace(-1.0, 1.0, 50), np.arange(count) // 50
+    angle = azimuth[np.arange(count) % 50]
+    distance = 12 + 4 * np.sin(3 * angle) + rng.normal(0, 0.02, count)
+    points["x"], points["y"] = distance * np.cos(angle), distance * np.sin(angle)
+    points["z"] = distance * (-0.1 + 0.03 * ring)
     points["intensity"] = rng.uniform(0, 1, count)
     return cloud(Modality.LIDAR, stamp_ns, points, LIDAR_FIELDS)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rclpy
 import rig
-from message_package import EVENT_PACKET, build_message_package, require_compiler
+from message_package import EVENT_PACKET, message_package
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import qos_profile_sensor_data
 from ros_graph import domain
@@ -30,24 +30,12 @@ COUNT = 200
 @pytest.fixture(scope="module")
 def event_packet(tmp_path_factory) -> Iterator[type[Any]]:
     """The message class: the installed package's, else built from its definition."""
-    try:
-        from event_camera_msgs.msg import EventPacket
-
-        yield EventPacket
-        return
-    except ImportError:
-        pass
-    require_compiler()
-    folder = build_message_package(
-        "event_camera_msgs", {"EventPacket": EVENT_PACKET}, tmp_path_factory.mktemp("messages")
-    )
-    sys.path.insert(0, str(folder))
-    from event_camera_msgs.msg import EventPacket
-
-    yield EventPacket
-    sys.path.remove(str(folder))
-    for name in [m for m in sys.modules if m.split(".")[0] == "event_camera_msgs"]:
-        del sys.modules[name]
+    with message_package(
+        "event_camera_msgs",
+        {"EventPacket": EVENT_PACKET},
+        lambda: tmp_path_factory.mktemp("messages"),
+    ) as module:
+        yield module.EventPacket
 
 
 @pytest.fixture
