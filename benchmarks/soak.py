@@ -236,7 +236,11 @@ def soak(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
                 for modality, (kind, data) in messages.items()
             ]
             wait_until(
-                lambda: all(f.publisher.get_subscription_count() for f in flappers), "subscribers"
+                lambda: (
+                    ("anyseg", "/") in node.get_node_names_and_namespaces()
+                    and all(f.publisher.get_subscription_count() for f in flappers)
+                ),
+                "the node and its subscriptions",
             )
             began_s = time.monotonic()
             end_s, next_sample_s = began_s + 60 * minutes, began_s
