@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from anyseg_ros.engine.model_card import ModelCard
 
-Features = tuple[npt.NDArray[np.float32], ...]
-"""One modality image's feature maps, one a stage: float32[C_i, H / 2**(i+1), W / 2**(i+1)]."""
+Features = tuple[npt.NDArray[Any], ...]
+"""What an engine makes of one modality image, for its own ``fuse``: feature maps, one a stage
+(float32[C_i, H / 2**(i+1), W / 2**(i+1)]), or the image and its modality's id (``slots.py``)."""
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,38 @@ import numpy.typing as npt
 from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.errors import EngineError, ModelError
 from anyseg_ros.engine.model_card import ModelCard, card_from_metadata
-from anyseg_ros.engine.model_files import GraphInterface, check_pair, graph_path
+from anyseg_ros.engine.model_files import (
+    GraphInterface,
+    check_pair,
+    check_segment,
+    graph_path,
+    is_segment_model,
+)
+from anyseg_ros.engine.slots import fill_slots, slot_features
 
 Device = Literal["CPU", "CUDA"]
-_NUMPY_NAMES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
+_NUMPY_NAMES = {
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
+    "tensor(float)": "float32",
+    "tensor(bool)": "bool",
+}
 
 
 class OnnxRuntimeEngine:
-    """Two ONNX Runtime sessions, ``encode.onnx`` and ``fuse.onnx`` of one model folder."""
+    """ONNX Runtime sessions of one model folder: ``encode.onnx`` and ``fuse.onnx``, or ``segment.onnx``."""
 
     def __init__(self, model_dir: Path, threads: int = 0, device: Device = "CPU") -> None:
         """Load a model.
 
         Args:
-            model_dir: folder with ``encode.onnx`` and ``fuse.onnx``.
+            model_dir: folder with the model's graphs.
             threads: intra-op threads; 0 lets ONNX Runtime use every core.
             device: what runs the graphs.
 
         Raises:
             EngineError: if ONNX Runtime is not installed, or cannot use the device.
-            ModelError: if a file is missing, damaged, foreign, or the two do not belong together.
+            ModelError: if a file is missing, damaged, foreign, or two do not belong together.
         """
         try:
             import onnxruntime
@@ -52,11 +64,16 @@ class OnnxRuntimeEngine:
             )
         # Operators that the GPU's provider lacks run on the CPU.
         providers = list(dict.fromkeys((wanted, "CPUExecutionProvider")))
-        self._encode, encode = self._load(model_dir, "encode", options, providers)
-        self._fuse, fuse = self._load(model_dir, "fuse", options, providers)
-        self._card = check_pair(model_dir, encode, fuse)
-        self._feature_names = list(fuse.inputs)
-        if self._encode.get_providers()[0] != wanted:
+        self._segment = None
+        if is_segment_model(model_dir):
+            self._segment, segment = self._load(model_dir, "segment", options, providers)
+            self._card = check_segment(model_dir, segment)
+        else:
+            self._encode, encode = self._load(model_dir, "encode", options, providers)
+            self._fuse, fuse = self._load(model_dir, "fuse", options, providers)
+            self._card = check_pair(model_dir, encode, fuse)
+            self._feature_names = list(fuse.inputs)
+        if (self._segment or self._encode).get_providers()[0] != wanted:
             raise EngineError(f"ONNX Runtime found no {device} device, or not its libraries")
         self._description = (
             f"ONNX Runtime {onnxruntime.__version__}, {device}, "
@@ -76,10 +93,16 @@ class OnnxRuntimeEngine:
     ) -> list[Features]:
         if not len(images):
             return []
+        if self._segment is not None:
+            return slot_features(images, modality_ids)
         maps = self._encode.run(None, {"images": images, "modality_ids": modality_ids})
         return [tuple(level[k] for level in maps) for k in range(len(images))]
 
     def fuse(self, features: Sequence[Features]) -> EngineOutput:
+        if self._segment is not None:
+            images, present = fill_slots(features, self._card)
+            inputs = {"images": images, "present": present}
+            return EngineOutput(*self._segment.run(["labels", "confidence"], inputs))
         if not features:
             raise ValueError("nothing to fuse: at least one modality's features are needed")
         stacked = {
@@ -95,7 +118,9 @@ class OnnxRuntimeEngine:
         return self.fuse(self.encode(images, modality_ids))
 
     def close(self) -> None:
-        del self._encode, self._fuse
+        if self._segment is None:
+            del self._encode, self._fuse
+        self._segment = None
 
     def _load(
         self, model_dir: Path, graph: str, options: Any, providers: list[str]
@@ -107,10 +132,11 @@ class OnnxRuntimeEngine:
             raise ModelError(f"{path} is no readable ONNX model: {error}") from None
         card = card_from_metadata(session.get_modelmeta().custom_metadata_map, path)
         inputs = session.get_inputs()
-        fixed = [side if isinstance(side, int) else None for side in inputs[0].shape[1:3]]
+        fixed = [side if isinstance(side, int) else None for side in inputs[0].shape[:3]]
         return session, GraphInterface(
             card,
             {entry.name: _NUMPY_NAMES.get(entry.type, entry.type) for entry in inputs},
             [entry.name for entry in session.get_outputs()],
-            (fixed[0], fixed[1]),
+            (fixed[1], fixed[2]),
+            fixed[0],
         )

@@ -16,26 +16,33 @@ import numpy.typing as npt
 from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.errors import EngineError, ModelError
 from anyseg_ros.engine.model_card import METADATA_KEY, ModelCard, card_from_metadata
-from anyseg_ros.engine.model_files import GraphInterface, check_pair, graph_path
+from anyseg_ros.engine.model_files import (
+    GraphInterface,
+    check_pair,
+    check_segment,
+    graph_path,
+    is_segment_model,
+)
+from anyseg_ros.engine.slots import fill_slots, slot_features
 
 Precision = Literal["auto", "fp32", "bf16"]
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoEngine:
-    """``encode.onnx`` and ``fuse.onnx`` of one model folder, compiled by OpenVINO for the CPU."""
+    """The graphs of one model folder (encode and fuse, or segment), compiled by OpenVINO for the CPU."""
 
     def __init__(self, model_dir: Path, threads: int = 0, precision: Precision = "auto") -> None:
         """Load and compile a model.
 
         Args:
-            model_dir: folder with ``encode.onnx`` and ``fuse.onnx``.
+            model_dir: folder with the model's graphs.
             threads: inference threads; 0 for all cores.
             precision: of the arithmetic; ``auto`` for bf16 where the CPU has instructions for it.
 
         Raises:
             EngineError: if OpenVINO is not installed or has no CPU device.
-            ModelError: if a file is missing, damaged, foreign, or the two do not belong together.
+            ModelError: if a file is missing, damaged, foreign, or two do not belong together.
         """
         try:
             import openvino
@@ -58,13 +65,20 @@ class OpenVinoEngine:
         }
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
-        encode, encode_graph = self._read(model_dir, "encode")
-        fuse, fuse_graph = self._read(model_dir, "fuse")
-        self._card = check_pair(model_dir, encode, fuse)
-        self._levels = len(encode.outputs)
-        live = range(1, len(self._card.modalities) + 1)
-        self._encode = {count: self._compile(_with_images(encode_graph, count)) for count in live}
-        self._fuse = {count: self._compile(self._with_streams(fuse_graph, count)) for count in live}
+        self._segment: Any = None
+        self._encode: dict[int, Any] = {}
+        self._fuse: dict[int, Any] = {}
+        if is_segment_model(model_dir):
+            segment, segment_graph = self._read(model_dir, "segment")
+            self._card = check_segment(model_dir, segment)
+            self._segment = self._compile(segment_graph)
+        else:
+            encode, encode_graph = self._read(model_dir, "encode")
+            fuse, fuse_graph = self._read(model_dir, "fuse")
+            self._card = check_pair(model_dir, encode, fuse)
+            for count in range(1, len(self._card.modalities) + 1):
+                self._encode[count] = self._compile(_with_images(encode_graph, count))
+                self._fuse[count] = self._compile(self._with_streams(fuse_graph, count))
         self._description = (
             f"OpenVINO {openvino.__version__.split('-')[0]}, CPU, {precision}, "
             f"{threads or 'all'} thread{'' if threads == 1 else 's'}"
@@ -83,6 +97,8 @@ class OpenVinoEngine:
     ) -> list[Features]:
         if not len(images):
             return []
+        if self._segment is not None:
+            return slot_features(images, modality_ids)
         request = self._encode[len(images)]
         request.set_tensor("images", self._shared(np.ascontiguousarray(images)))
         request.set_tensor("modality_ids", self._shared(np.asarray(modality_ids, np.int64)))
@@ -94,11 +110,17 @@ class OpenVinoEngine:
         return [tuple(level[k] for level in maps) for k in range(len(images))]
 
     def fuse(self, features: Sequence[Features]) -> EngineOutput:
-        if not features:
+        if self._segment is not None:
+            request = self._segment
+            images, present = fill_slots(features, self._card)
+            request.set_tensor("images", self._shared(images))
+            request.set_tensor("present", self._shared(present))
+        elif not features:
             raise ValueError("nothing to fuse: at least one modality's features are needed")
-        request = self._fuse[len(features)]
-        for index, level in enumerate(level for levels in features for level in levels):
-            request.set_input_tensor(index, self._shared(level[np.newaxis]))
+        else:
+            request = self._fuse[len(features)]
+            for index, level in enumerate(level for levels in features for level in levels):
+                request.set_input_tensor(index, self._shared(level[np.newaxis]))
         request.infer()
         labels, confidence = (
             request.get_tensor(name).data.copy() for name in ("labels", "confidence")
@@ -113,6 +135,7 @@ class OpenVinoEngine:
     def close(self) -> None:
         self._encode.clear()
         self._fuse.clear()
+        self._segment = None
 
     def _shared(self, array: npt.NDArray[Any]) -> Any:
         return self._openvino.Tensor(array, shared_memory=True)
@@ -128,13 +151,14 @@ class OpenVinoEngine:
             metadata[METADATA_KEY] = model.get_rt_info(["framework", METADATA_KEY]).astype(str)
         sides = [
             side.get_length() if side.is_static else None
-            for side in list(model.inputs[0].partial_shape)[1:3]
+            for side in list(model.inputs[0].partial_shape)[:3]
         ]
         return GraphInterface(
             card_from_metadata(metadata, path),
             {port.any_name: port.element_type.to_dtype().name for port in model.inputs},
             [port.any_name for port in model.outputs],
-            (sides[0], sides[1]),
+            (sides[1], sides[2]),
+            sides[0],
         ), model
 
     def _compile(self, model: Any) -> Any:
