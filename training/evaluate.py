@@ -34,7 +34,8 @@ from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset,
 from training.data.batches import split_planes
 from training.data.street import DataSetError, ImageSpec, StreetData, StreetFrame
 from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
-from training.models.graphs import exportable
+from training.models.graphs import ENSEMBLE, exportable, exportable_segment
+from training.models.linear_fusion import LinearFusionSegmentor
 from training.results import Row, write_results
 
 Subset = tuple[Modality, ...]
@@ -79,8 +80,8 @@ class EnginePredictor:
         return results
 
 
-class TorchPredictor:
-    """A checkpoint in torch, on the GPU if there is one."""
+class CheckpointPredictor:
+    """What all networks of checkpoints have in common: classes, images, and the GPU if there is one."""
 
     def __init__(self, trained: TrainedSegmentor) -> None:
         data = trained.data
@@ -94,7 +95,14 @@ class TorchPredictor:
         }
         self.spec = ImageSpec(int(data["input_width"]), int(data["input_height"]), encodings)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        encode, fuse = exportable(trained.network, self.spec.height, self.spec.width)
+
+
+class TorchPredictor(CheckpointPredictor):
+    """A checkpoint's network that averages modalities, in torch."""
+
+    def __init__(self, trained: TrainedSegmentor) -> None:
+        super().__init__(trained)
+        encode, fuse = exportable(trained.anymodal, self.spec.height, self.spec.width)
         self._encode, self._fuse = encode.to(self._device), fuse.to(self._device)
 
     @torch.inference_mode()
@@ -112,6 +120,54 @@ class TorchPredictor:
             labels, confidence = self._fuse(*(level[rows] for level in maps))
             results[subset] = (labels.cpu().numpy(), confidence.cpu().numpy())
         return results
+
+
+class LinearFusionPredictor(CheckpointPredictor):
+    """A checkpoint's Linear Fusion network in torch: all slots, those of missing modalities masked.
+
+    Args:
+        trained: the network.
+        prediction: which of its predictions, as in ``training/models/graphs.py``.
+    """
+
+    def __init__(self, trained: TrainedSegmentor, prediction: str = ENSEMBLE) -> None:
+        super().__init__(trained)
+        assert isinstance(trained.network, LinearFusionSegmentor)
+        self.modalities = trained.network.modalities
+        graph = exportable_segment(trained.network, self.spec.height, self.spec.width, prediction)
+        self._segment = graph.to(self._device)
+
+    @torch.inference_mode()
+    def predict(
+        self, images: npt.NDArray[np.uint8], subsets: Sequence[Subset]
+    ) -> dict[Subset, Output]:
+        slots = torch.from_numpy(images[[int(m) for m in self.modalities]]).to(self._device)
+        results = {}
+        for subset in subsets:
+            present = torch.tensor([m in subset for m in self.modalities], device=self._device)
+            labels, confidence = self._segment(slots, present)
+            results[subset] = (labels.cpu().numpy(), confidence.cpu().numpy())
+        return results
+
+
+def checkpoint_predictor(
+    trained: TrainedSegmentor, prediction: str = ENSEMBLE
+) -> TorchPredictor | LinearFusionPredictor:
+    """The predictor for whatever network a checkpoint holds.
+
+    Raises:
+        CheckpointError: if the network has no such prediction.
+    """
+    if isinstance(trained.network, LinearFusionSegmentor):
+        try:
+            return LinearFusionPredictor(trained, prediction)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+    if prediction != ENSEMBLE:
+        raise CheckpointError(
+            f"no prediction {prediction!r}: a network that averages modalities has one only"
+        )
+    return TorchPredictor(trained)
 
 
 class MajorityPredictor:
@@ -232,23 +288,34 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(predictor: Predictor, data: StreetData, subsets: Sequence[Subset]) -> Scores:
-    """Run a predictor over all frames of a split."""
+def evaluate(
+    predictor: Predictor, data: StreetData, subsets: Sequence[Subset], frames: int = 0
+) -> Scores:
+    """Run a predictor over a split, evenly thinned out to at most ``frames`` frames unless that is 0."""
     scores = Scores(predictor.classes)
-    for frame, planes in tqdm(data, total=len(data), desc="evaluate", unit="frame"):
-        images, truth = split_planes(np.array(planes))
+    count = min(frames, len(data)) if frames > 0 else len(data)
+    chosen = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
+    for index in tqdm(chosen, desc="evaluate", unit="frame"):
+        frame = data.frames[index]
+        images, truth = split_planes(np.array(data.planes(index)))
         channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         scores.add(frame, predictor.predict(channels_last, subsets), truth)
     return scores
 
 
 def evaluate_trained(
-    trained: TrainedSegmentor, root: Path, split: str, subsets: Sequence[str] = (), workers: int = 0
+    trained: TrainedSegmentor,
+    root: Path,
+    split: str,
+    subsets: Sequence[str] = (),
+    workers: int = 0,
+    prediction: str = ENSEMBLE,
+    frames: int = 0,
 ) -> Scores:
     """Score a checkpoint's network on a split; all subsets of its modalities unless some are named."""
-    predictor = TorchPredictor(trained)
+    predictor = checkpoint_predictor(trained, prediction)
     chosen = [parse_subset(name) for name in subsets] or all_subsets(predictor.modalities)
-    return evaluate(predictor, StreetData(root, split, predictor.spec, workers), chosen)
+    return evaluate(predictor, StreetData(root, split, predictor.spec, workers), chosen, frames)
 
 
 def _arguments(arguments: list[str] | None) -> Namespace:
@@ -260,6 +327,19 @@ def _arguments(arguments: list[str] | None) -> Namespace:
     parser.add_argument("--data", type=Path, required=True, help="root of the synthetic street")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--engine", default="auto", help="engine of an exported model")
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        choices=("auto", "student", "teacher"),
+        help="of a checkpoint with an averaged teacher; auto: the teacher",
+    )
+    parser.add_argument(
+        "--prediction",
+        default=ENSEMBLE,
+        help="of a checkpoint of a Linear Fusion network: ensemble, live (mean of the live modalities' "
+        "predictions) or a modality's name",
+    )
+    parser.add_argument("--frames", type=int, default=0, help="evenly chosen frames; 0: all")
     parser.add_argument(
         "--subsets",
         nargs="+",
@@ -285,11 +365,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         predictor = EnginePredictor(options.model, options.engine)
         spec = predictor.spec
     else:
-        predictor = TorchPredictor(load_trained(options.checkpoint))
+        trained = load_trained(options.checkpoint, options.weights)
+        predictor = checkpoint_predictor(trained, options.prediction)
         spec = predictor.spec
     chosen = [parse_subset(name) for name in options.subsets] or all_subsets(predictor.modalities)
     data = StreetData(options.data, options.split, spec, options.workers)
-    scores = evaluate(predictor, data, chosen)
+    scores = evaluate(predictor, data, chosen, options.frames)
     default = "majority" if options.majority else str(options.model or options.checkpoint)
     rows = scores.rows(options.method or default, options.seed, options.split)
     print(markdown(rows))

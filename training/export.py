@@ -1,7 +1,8 @@
 """Export a checkpoint: ``python training/export.py runs/first_student/checkpoints/best.ckpt models/<name>``.
 
-Writes ``encode.onnx`` and ``fuse.onnx`` with the model card inside, and checks them in ONNX Runtime against
-torch for every number of live sensors before it says they are good.
+Writes ``encode.onnx`` and ``fuse.onnx``, or ``segment.onnx`` of a Linear Fusion network, with the model card
+inside, and checks them in ONNX Runtime against torch for every number of live sensors before it says they are
+good.
 """
 
 from __future__ import annotations
@@ -19,12 +20,21 @@ import numpy as np
 import torch
 
 from anyseg_ros.classes import ClassSet
+from anyseg_ros.engine.base import EngineOutput
 from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality
 from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
-from training.models.graphs import EncodeGraph, FuseGraph, exportable
+from training.models.graphs import (
+    ENSEMBLE,
+    EncodeGraph,
+    FuseGraph,
+    SegmentGraph,
+    exportable,
+    exportable_segment,
+)
+from training.models.linear_fusion import LinearFusionSegmentor
 
 LABEL_AGREEMENT = 0.9995
 """Share of pixels that must have the same label in torch and ONNX Runtime; the rest are near ties."""
@@ -41,6 +51,8 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
     data = trained.data
     weights = {key: value.numpy() for key, value in trained.network.state_dict().items()}
     modalities = [Modality.from_label(label) for label in data["modalities"]]
+    if isinstance(trained.network, LinearFusionSegmentor):
+        modalities = list(trained.network.modalities)  # a slot each, also of those without data
     return ModelCard(
         name=name,
         classes=ClassSet(
@@ -62,6 +74,8 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
             "modality_dropout": bool(data["modality_dropout"]),
             "seeds": {"method": trained.method["seed"], "data": data["seed"]},
             "steps": trained.steps,
+            **{key: data[key] for key in ("label_fraction",) if key in data},
+            **{key: trained.method[key] for key in ("weights",) if key in trained.method},
             "encoder": trained.network.config.encoder,
             "metrics": metrics,
         },
@@ -70,21 +84,36 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
 
 
 def export(
-    trained: TrainedSegmentor, folder: Path, name: str, metrics: dict[str, Any] | None = None
+    trained: TrainedSegmentor,
+    folder: Path,
+    name: str,
+    metrics: dict[str, Any] | None = None,
+    prediction: str = ENSEMBLE,
 ) -> ModelCard:
-    """Write both graphs of a model and check them against torch.
+    """Write the graphs of a model and check them against torch.
 
     Args:
         trained: the network; its layers are rewritten in place for export.
         folder: the model folder, created if need be.
         name: name of the model, for its card.
         metrics: measured quality, for its card.
+        prediction: which prediction of a Linear Fusion network.
 
     Raises:
-        ExportError: if ONNX Runtime and torch disagree.
+        ExportError: if ONNX Runtime and torch disagree, or the network has no such prediction.
     """
     card = make_card(trained, name, metrics or {})
     height, width = card.input_height, card.input_width
+    if isinstance(trained.network, LinearFusionSegmentor):
+        try:
+            segment = exportable_segment(trained.network, height, width, prediction)
+        except ValueError as error:
+            raise ExportError(str(error)) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        write_segment(segment, folder, len(card.modalities), height, width)
+        attach_card(folder / "segment.onnx", card.for_graph("segment"))
+        check_segment(segment, folder)
+        return card.for_graph("segment")
     encode, fuse = exportable(trained.network, height, width)
     folder.mkdir(parents=True, exist_ok=True)
     write_graphs(encode, fuse, folder, height, width)
@@ -129,6 +158,56 @@ def write_graphs(
         )
 
 
+def write_segment(segment: SegmentGraph, folder: Path, slots: int, height: int, width: int) -> None:
+    """Write ``segment.onnx`` for inputs of one size."""
+    images = torch.zeros(slots, height, width, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        torch.onnx.export(
+            segment,
+            (images, torch.ones(slots, dtype=torch.bool)),
+            str(folder / "segment.onnx"),
+            dynamo=True,
+            input_names=["images", "present"],
+            output_names=["labels", "confidence"],
+            external_data=False,
+            verbose=False,
+        )
+
+
+def check_segment(segment: SegmentGraph, folder: Path) -> None:
+    """Compare the written graph with torch on random images for every number of live sensors.
+
+    Raises:
+        ExportError: saying by how much it differs.
+    """
+    engine = OnnxRuntimeEngine(folder)
+    card = engine.card
+    slots = np.array([int(m) for m in card.modalities], np.int64)
+    rng = np.random.default_rng(0)
+    shape = (len(slots), card.input_height, card.input_width, 3)
+    for count in range(1, len(slots) + 1):
+        live = np.sort(rng.permutation(len(slots))[:count])
+        images = rng.integers(0, 256, shape, np.uint8)
+        present = np.isin(np.arange(len(slots)), live)
+        with torch.no_grad():
+            labels, confidence = segment(torch.from_numpy(images), torch.from_numpy(present))
+        output = engine.segment(images[live], slots[live])
+        _compare("segment.onnx", count, output, labels, confidence)
+    engine.close()
+
+
+def _compare(
+    graph: str, count: int, output: EngineOutput, labels: torch.Tensor, confidence: torch.Tensor
+) -> None:
+    agreement = float((output.labels == labels.numpy()).mean())
+    off = int(np.abs(output.confidence.astype(int) - confidence.numpy().astype(int)).max())
+    if agreement < LABEL_AGREEMENT or off > 2:
+        raise ExportError(
+            f"{graph}: {agreement:.4%} of the labels agree with torch, confidence differs by up to "
+            f"{off} of 255 ({count} live)"
+        )
+
+
 def check(encode: EncodeGraph, fuse: FuseGraph, folder: Path) -> None:
     """Compare the written graphs with torch on random images for 1..4 live sensors.
 
@@ -152,14 +231,7 @@ def check(encode: EncodeGraph, fuse: FuseGraph, folder: Path) -> None:
                 raise ExportError(
                     f"encode.onnx: map {level + 1} differs from torch by {gap:.2g} (K = {count})"
                 )
-        output = engine.fuse(features)
-        agreement = float((output.labels == labels.numpy()).mean())
-        off = int(np.abs(output.confidence.astype(int) - confidence.numpy().astype(int)).max())
-        if agreement < LABEL_AGREEMENT or off > 2:
-            raise ExportError(
-                f"fuse.onnx: {agreement:.4%} of the labels agree with torch, confidence differs by up to "
-                f"{off} of 255 (M = {count})"
-            )
+        _compare("fuse.onnx", count, engine.fuse(features), labels, confidence)
     engine.close()
 
 
@@ -168,6 +240,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, help="model folder to write")
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        choices=("auto", "student", "teacher"),
+        help="of a checkpoint with an averaged teacher; auto: the teacher",
+    )
+    parser.add_argument(
+        "--prediction",
+        default=ENSEMBLE,
+        help="of a Linear Fusion network: ensemble, live or a modality's name",
+    )
     parser.add_argument("--name", help="name in the model card; default: the folder's")
     parser.add_argument(
         "--metrics", type=Path, help="JSON of training/evaluate.py; its mean goes into the card"
@@ -177,8 +260,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.metrics:
         rows = json.loads(options.metrics.read_text())["rows"]
         metrics = {row["subset"]: row["miou"] for row in rows if row["condition"] == "all"}
-    trained = load_trained(options.checkpoint)
-    card = export(trained, options.folder, options.name or options.folder.name, metrics)
+    trained = load_trained(options.checkpoint, options.weights)
+    name = options.name or options.folder.name
+    card = export(trained, options.folder, name, metrics, options.prediction)
     size = sum(path.stat().st_size for path in options.folder.glob("*.onnx")) / 1e6
     print(f"{options.folder}: {card.name} {card.model_id}, {size:.1f} MB, checked against torch")
 

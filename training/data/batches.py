@@ -120,8 +120,8 @@ class StepBatches(Dataset[Batch]):
             present[:, list(self._modalities)] = True
         seeds = rng.integers(0, 2**63, self._batch_size)
         samples = []
-        for position in self._share:
-            planes = self._source.planes(self._sample(step * self._batch_size + position))
+        for position, frame in zip(self._share, self.frames(step), strict=True):
+            planes = self._source.planes(frame)
             samples.append(augment(planes, self._augment, np.random.default_rng(seeds[position])))
         stacked = np.stack(samples)
         images = stacked[:, :LABEL_PLANE].reshape(len(samples), -1, 3, *stacked.shape[2:])
@@ -130,6 +130,10 @@ class StepBatches(Dataset[Batch]):
             torch.from_numpy(stacked[:, LABEL_PLANE]),
             torch.from_numpy(present[list(self._share)]),
         )
+
+    def frames(self, step: int) -> list[int]:
+        """The frames of this process's share of a step's batch."""
+        return [self._sample(step * self._batch_size + position) for position in self._share]
 
     def _sample(self, position: int) -> int:
         """Sample number ``position`` of an endless sequence of shuffled passes over the data."""

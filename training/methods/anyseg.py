@@ -56,7 +56,9 @@ class AnySegStudent(SegmentationMethod):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed)
-        frozen = load_trained(Path(teacher)).network.requires_grad_(False)
+        if not isinstance(self.network, AnymodalSegmentor):
+            raise ValueError("AnySeg's student averages modalities: linear_fusion must be null")
+        frozen = load_trained(Path(teacher)).anymodal.requires_grad_(False)
         if frozen.config.classes != network.classes:
             raise ValueError(
                 f"the teacher {teacher} has {frozen.config.classes} classes, the student "
@@ -67,10 +69,16 @@ class AnySegStudent(SegmentationMethod):
         self.projections = nn.ModuleList(
             nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
             for ours, theirs in zip(
-                self.network.encoder.channels, frozen.encoder.channels, strict=True
+                self.student.encoder.channels, frozen.encoder.channels, strict=True
             )
         )
         self.ohem, self.umd, self.cmd, self.mad = ohem, umd, cmd, mad
+
+    @property
+    def student(self) -> AnymodalSegmentor:
+        """The network under training."""
+        assert isinstance(self.network, AnymodalSegmentor)
+        return self.network
 
     @property
     def teacher(self) -> AnymodalSegmentor:
@@ -83,8 +91,8 @@ class AnySegStudent(SegmentationMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, modality_ids, sample_index = present_pairs(batch)
         samples, modalities = batch.images.shape[:2]
-        features = self.network.encode(images, modality_ids)
-        logits = self.network.fuse(features, sample_index, samples)
+        features = self.student.encode(images, modality_ids)
+        logits = self.student.fuse(features, sample_index, samples)
         height, width = batch.labels.shape[1:]
         terms = {
             "segmentation": ohem_cross_entropy(

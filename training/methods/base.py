@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 
 from anyseg_ros.evaluation.metrics import ConfusionMatrix
-from anyseg_ros.modality import MODALITIES, Modality, subset_name
+from anyseg_ros.modality import Modality, subset_name
 from training.data.batches import Batch
 from training.methods.schedule import OptimizerConfig, make_optimizer
-from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
-
-VALIDATION_SUBSETS: tuple[tuple[Modality, ...], ...] = (
-    *((m,) for m in MODALITIES),
-    MODALITIES,
-)
-"""Cheap to watch: each modality alone, and all together."""
+from training.models.network import Network, make_network
+from training.models.segmentor import SegmentorConfig, full_size
 
 
 class SegmentationMethod(lightning.LightningModule):
@@ -29,10 +24,19 @@ class SegmentationMethod(lightning.LightningModule):
     def __init__(self, network: SegmentorConfig, optimizer: OptimizerConfig, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.network = AnymodalSegmentor(network)
+        self.network = make_network(network)
         self.optimizer_config = optimizer
         self.seed = seed
         self._matrices: dict[str, ConfusionMatrix] = {}
+
+    def on_fit_start(self) -> None:
+        known = self.network.modalities
+        data = getattr(self.trainer, "datamodule", None)
+        if extra := [m.label for m in getattr(data, "modalities", ()) if m not in known]:
+            raise ValueError(
+                f"data.modalities names {', '.join(extra)}, for which the network has no slot; "
+                "set data.modalities to linear_fusion.modalities"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout's randomness belongs to the step, so that a resumed run repeats it.
@@ -53,14 +57,30 @@ class SegmentationMethod(lightning.LightningModule):
                 self.network.parameters(), self.optimizer_config.clip_norm
             )
 
+    @property
+    def validated(self) -> Network:
+        """The network that validation looks at."""
+        return self.network
+
+    @property
+    def validation_subsets(self) -> tuple[tuple[Modality, ...], ...]:
+        """Cheap to watch: each modality alone, and all together."""
+        return (*((m,) for m in self.network.modalities), self.network.modalities)
+
     def on_validation_epoch_start(self) -> None:
         classes = self.network.config.classes
-        self._matrices = {subset_name(s): ConfusionMatrix(classes) for s in VALIDATION_SUBSETS}
+        self._matrices = {subset_name(s): ConfusionMatrix(classes) for s in self.validation_subsets}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        for subset, logits in predict_subsets(self.network, batch, VALIDATION_SUBSETS).items():
-            predicted = full_size(logits, *batch.labels.shape[1:]).argmax(-1)
-            self._matrices[subset].add(
+        network = self.validated
+        height, width = batch.labels.shape[1:]
+        for subset, logits in zip(
+            self.validation_subsets,
+            network.predict_subsets(batch.images, self.validation_subsets),
+            strict=True,
+        ):
+            predicted = full_size(logits, height, width, network.align_corners).argmax(-1)
+            self._matrices[subset_name(subset)].add(
                 predicted.to(torch.uint8).cpu().numpy(), batch.labels.cpu().numpy()
             )
 
@@ -87,19 +107,3 @@ def present_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The present pairs: images ``[P, 3, H, W]``, modality ids and sample index ``[P]``."""
     sample_index, modality_ids = batch.present.nonzero(as_tuple=True)
     return batch.images[sample_index, modality_ids], modality_ids, sample_index
-
-
-@torch.no_grad()
-def predict_subsets(network: AnymodalSegmentor, batch: Batch, subsets: Any) -> dict[str, Tensor]:
-    """Logits ``[B, classes, H/4, W/4]`` of each subset, every image encoded only once."""
-    samples, modalities = batch.images.shape[:2]
-    device = batch.images.device
-    ids = torch.arange(modalities, device=device).repeat(samples)
-    index = torch.arange(samples, device=device).repeat_interleave(modalities)
-    features = network.encode(batch.images.flatten(0, 1), ids)
-    results = {}
-    for subset in subsets:
-        keep = torch.isin(ids, torch.tensor([int(m) for m in subset], device=device))
-        chosen = [level[keep] for level in features]
-        results[subset_name(subset)] = network.fuse(chosen, index[keep], samples)
-    return results

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from training.models.segmentor import AnymodalSegmentor, NormalizationConfig, SegmentorConfig
+from training.models.network import Network, make_network
+from training.models.segmentor import (
+    AnymodalSegmentor,
+    LinearFusionConfig,
+    NormalizationConfig,
+    SegmentorConfig,
+)
 
-_PREFIX = "network."
+Weights = Literal["auto", "student", "teacher"]
+"""Which network of a checkpoint: ``auto`` is the averaged teacher where the method keeps one."""
+_PREFIXES = {"student": "network.", "teacher": "teacher.module."}
 
 
 class CheckpointError(ValueError):
@@ -21,7 +29,7 @@ class CheckpointError(ValueError):
 class TrainedSegmentor:
     """A network and where it comes from."""
 
-    network: AnymodalSegmentor
+    network: Network
     """in evaluation mode, on the CPU"""
     steps: int
     method: dict[str, Any]
@@ -29,12 +37,27 @@ class TrainedSegmentor:
     data: dict[str, Any]
     """what the data module said about itself"""
 
+    @property
+    def anymodal(self) -> AnymodalSegmentor:
+        """The network, where only one that averages modalities will do.
 
-def load_trained(path: Path) -> TrainedSegmentor:
+        Raises:
+            CheckpointError: if it is another.
+        """
+        if not isinstance(self.network, AnymodalSegmentor):
+            raise CheckpointError("a network that averages modalities is needed, not Linear Fusion")
+        return self.network
+
+
+def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
     """Read a checkpoint that ``training/train.py`` wrote. Every weight must be there and fit.
 
+    Args:
+        path: the file.
+        weights: the network wanted; only methods with an averaged teacher have two.
+
     Raises:
-        CheckpointError: if the file is missing, damaged, or no checkpoint of this project.
+        CheckpointError: if the file is missing, damaged, no checkpoint of this project, or has no teacher.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
@@ -48,16 +71,23 @@ def load_trained(path: Path) -> TrainedSegmentor:
     normalization = NormalizationConfig(
         **{name: tuple(values) for name, values in settings.pop("normalization").items()}
     )
-    network = AnymodalSegmentor(SegmentorConfig(**settings, normalization=normalization))
-    weights = {
-        name.removeprefix(_PREFIX): value
-        for name, value in stored["state_dict"].items()
-        if name.startswith(_PREFIX)
+    if (fusion := settings.pop("linear_fusion", None)) is not None:
+        fusion = LinearFusionConfig(**{**fusion, "modalities": tuple(fusion["modalities"])})
+    network = make_network(
+        SegmentorConfig(**settings, normalization=normalization, linear_fusion=fusion)
+    )
+    of = {
+        role: {k.removeprefix(p): v for k, v in stored["state_dict"].items() if k.startswith(p)}
+        for role, p in _PREFIXES.items()
     }
+    if weights == "teacher" and not of["teacher"]:
+        raise CheckpointError(f"{path} holds no teacher: {stored['method']['name']} trains without")
+    role = weights if weights != "auto" else "teacher" if of["teacher"] else "student"
     try:
-        network.load_state_dict(weights, strict=True)
+        network.load_state_dict(of[role], strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    method = {**stored["method"], **({"weights": role} if of["teacher"] else {})}
     return TrainedSegmentor(
-        network.eval(), int(stored["global_step"]), dict(stored["method"]), dict(stored["data"])
+        network.eval(), int(stored["global_step"]), method, dict(stored["data"])
     )

@@ -182,10 +182,13 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.patch_embed(image)
+        return self.transform(self.patch_embed(image))
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """What follows the patch embedding: tokens ``[P, h, w, C]`` to the stage's map ``[P, C, h, w]``."""
         for block in self.blocks:
-            x = block(x)
-        return _as_image(self.norm(x))
+            tokens = block(tokens)
+        return _as_image(self.norm(tokens))
 
 
 class MixTransformer(nn.Module):

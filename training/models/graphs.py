@@ -1,4 +1,7 @@
-"""The two graphs that the runtime's engines run: encode one sensor's image, fuse the live ones.
+"""The graphs that the runtime's engines run.
+
+Of a network that averages modalities two: encode one sensor's image, fuse the live ones. Of a Linear Fusion
+network one, whose slots are all computed whatever is live: segment.
 
 Everything around the network is inside: uint8 images in, normalisation, head folded to one 1x1
 convolution a level, bilinear up-sampling before arg-max, uint8 labels and confidence out.
@@ -14,7 +17,12 @@ from torch.nn import functional as F
 
 from training.models.encoder import MixFeedForward
 from training.models.head import MlpHead
+from training.models.linear_fusion import LinearFusionSegmentor
+from training.models.network import Network
 from training.models.segmentor import AnymodalSegmentor
+
+ENSEMBLE, LIVE = "ensemble", "live"
+"""The mean of all predictions of a Linear Fusion network, or of those of the live modalities."""
 
 
 class ConvolutionalFeedForward(nn.Module):
@@ -103,10 +111,78 @@ class FuseGraph(nn.Module):
     def forward(self, f1: Tensor, f2: Tensor, f3: Tensor, f4: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.head([level.mean(dim=0, keepdim=True) for level in (f1, f2, f3, f4)])
         full = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0]
-        best, labels = full.max(dim=0)
-        # The largest softmax value is 1 / sum(exp(z - max z)).
-        confidence = 255.0 / torch.exp(full - best).sum(dim=0)
-        return labels.to(torch.uint8), confidence.round().to(torch.uint8)
+        return labels_and_confidence(full)
+
+
+def labels_and_confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 ``[H, W]`` each, from logits ``[classes, H, W]``; confidence in 1/255."""
+    best, labels = logits.max(dim=0)
+    # The largest softmax value is 1 / sum(exp(z - max z)).
+    confidence = 255.0 / torch.exp(logits - best).sum(dim=0)
+    return labels.to(torch.uint8), confidence.round().to(torch.uint8)
+
+
+class SegmentGraph(nn.Module):
+    """``images`` uint8[M, H, W, 3] and ``present`` bool[M] to labels and confidence uint8[H, W].
+
+    Args:
+        network: the trained network.
+        height: of the input in pixels.
+        width: of the input.
+        prediction: :data:`ENSEMBLE`, :data:`LIVE`, or the name of a modality for its own prediction.
+
+    Raises:
+        ValueError: if there is no such prediction.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    weights: Tensor
+
+    def __init__(
+        self, network: LinearFusionSegmentor, height: int, width: int, prediction: str = ENSEMBLE
+    ) -> None:
+        super().__init__()
+        names = [m.label for m in network.modalities]
+        if prediction not in (ENSEMBLE, LIVE, *names):
+            raise ValueError(
+                f"no prediction {prediction!r}; this network has {', '.join((ENSEMBLE, LIVE, *names))}"
+            )
+        self.encoder = network.encoder
+        self.head = FoldedHead(network.head)
+        self.align_corners = network.align_corners
+        self.size = (height, width)
+        self.live_only = prediction == LIVE
+        weights = torch.softmax(network.alpha.detach(), dim=0)
+        if prediction in names:
+            weights = torch.eye(len(names))[names.index(prediction)]
+        self.register_buffer("weights", weights.view(-1, 1, 1, 1))
+        # One sample: [M, 1, 3, 1, 1] to [M, 1, 1, 3].
+        self.register_buffer("scale", (1.0 / network.std).flatten(0, 1).permute(0, 2, 3, 1))
+        shift = (-network.mean / network.std).flatten(0, 1).permute(0, 2, 3, 1)
+        self.register_buffer("shift", shift)
+
+    def forward(self, images: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        normal = images.float() * self.scale + self.shift
+        maps = self.encoder(normal.permute(0, 3, 1, 2).unsqueeze(1), present.unsqueeze(1))
+        logits = self.head([level.squeeze(1) for level in maps])
+        weights = self.weights
+        if self.live_only:
+            weights = weights * present.view(-1, 1, 1, 1).float()
+            weights = weights / weights.sum()
+        mean = (weights * logits).sum(dim=0, keepdim=True)
+        full = F.interpolate(
+            mean, size=self.size, mode="bilinear", align_corners=self.align_corners
+        )[0]
+        return labels_and_confidence(full)
+
+
+def exportable_segment(
+    network: LinearFusionSegmentor, height: int, width: int, prediction: str = ENSEMBLE
+) -> SegmentGraph:
+    """The graph of a Linear Fusion network; arguments and errors as :class:`SegmentGraph`, and as below."""
+    _prepare(network, height, width)
+    return SegmentGraph(network, height, width, prediction).eval()
 
 
 def exportable(
@@ -119,10 +195,14 @@ def exportable(
     Raises:
         ValueError: if a side is no multiple of 32.
     """
+    _prepare(network, height, width)
+    return EncodeGraph(network).eval(), FuseGraph(network, height, width).eval()
+
+
+def _prepare(network: Network, height: int, width: int) -> None:
     if height % 32 or width % 32 or min(height, width) < 32:
         raise ValueError(f"input {width}x{height}: both sides must be multiples of 32")
     network.eval()
     for module in network.encoder.modules():
         if isinstance(mlp := getattr(module, "mlp", None), MixFeedForward):
             module.mlp = ConvolutionalFeedForward(mlp)
-    return EncodeGraph(network).eval(), FuseGraph(network, height, width).eval()

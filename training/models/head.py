@@ -19,18 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.joint_norm import JointBatchNorm2d
+
 LEVELS = 4
 
 
 @lru_cache(maxsize=64)
-def _interpolation_matrix(size_in: int, size_out: int) -> Tensor:
-    """Matrix ``[size_out, size_in]`` of bilinear resizing along one axis (align_corners=False)."""
+def _interpolation_matrix(size_in: int, size_out: int, align_corners: bool) -> Tensor:
+    """Matrix ``[size_out, size_in]`` of bilinear resizing along one axis."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         columns = torch.eye(size_in)[None]
-        return F.interpolate(columns, size=size_out, mode="linear", align_corners=False)[0].T
+        resized = F.interpolate(columns, size=size_out, mode="linear", align_corners=align_corners)
+        return resized[0].T
 
 
-def resize_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
+def resize_tokens(tokens: Tensor, height: int, width: int, align_corners: bool = False) -> Tensor:
     """Resize a map ``[B, h, w, C]`` bilinearly as two matrix products.
 
     Same result as ``F.interpolate``, whose backward pass is an order of magnitude slower on CPUs.
@@ -38,11 +41,18 @@ def resize_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
     batch, rows, columns, channels = tokens.shape
     if (rows, columns) == (height, width):
         return tokens
-    across = _interpolation_matrix(columns, width).to(tokens)
-    down = _interpolation_matrix(rows, height).to(tokens)
+    across = _interpolation_matrix(columns, width, align_corners).to(tokens)
+    down = _interpolation_matrix(rows, height, align_corners).to(tokens)
     wide = across @ tokens.reshape(batch * rows, columns, channels)
     tall = down @ wide.view(batch, rows, width * channels)
     return tall.view(batch, height, width, channels)
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """A batch norm that keeps its statistics: an affine map a channel whose weight and bias train."""
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm:
+        return super().train(False)
 
 
 class MlpHead(nn.Module):
@@ -53,10 +63,16 @@ class MlpHead(nn.Module):
         classes: number of classes.
         width: embed width (768 in AnySeg, 256 in the shipped student).
         dropout: channel dropout before the classifier.
+        frozen_norm: keep the statistics of the batch norm.
     """
 
     def __init__(
-        self, channels: Sequence[int], classes: int, width: int = 256, dropout: float = 0.1
+        self,
+        channels: Sequence[int],
+        classes: int,
+        width: int = 256,
+        dropout: float = 0.1,
+        frozen_norm: bool = False,
     ) -> None:
         super().__init__()
         if len(channels) != LEVELS:
@@ -64,7 +80,7 @@ class MlpHead(nn.Module):
         self.width = width
         self.projections = nn.ModuleList(nn.Linear(c, width) for c in channels)
         self.fuse = nn.Conv2d(LEVELS * width, width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = FrozenBatchNorm(width).eval() if frozen_norm else JointBatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, classes, 1)
         nn.init.kaiming_normal_(self.fuse.weight, mode="fan_in", nonlinearity="relu")

@@ -50,6 +50,21 @@ class NormalizationConfig:
 
 
 @dataclass(frozen=True)
+class LinearFusionConfig:
+    """Makes the network a Linear Fusion network (``training/models/linear_fusion.py``).
+
+    Args:
+        modalities: the network's slots, by name; each has layer norms and a prediction of its own.
+        ratio: share of a modality's own attention output in each block; the others share the rest.
+        align_corners: resize logits to the input's size as the reference does.
+    """
+
+    modalities: tuple[str, ...] = ("camera", "depth", "event", "lidar")
+    ratio: float = 0.8
+    align_corners: bool = False
+
+
+@dataclass(frozen=True)
 class SegmentorConfig:
     """What the network is made of; stored in every checkpoint.
 
@@ -60,6 +75,8 @@ class SegmentorConfig:
         drop_path: stochastic depth of the encoder.
         dropout: channel dropout of the head.
         normalization: of the input images.
+        frozen_norm: keep the head's batch norm at its first statistics (M3L's code does, at 0 and 1).
+        linear_fusion: make it a Linear Fusion network instead of one that averages modalities.
     """
 
     encoder: str = "mit_b0"
@@ -68,6 +85,8 @@ class SegmentorConfig:
     drop_path: float = 0.0
     dropout: float = 0.1
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    frozen_norm: bool = False
+    linear_fusion: LinearFusionConfig | None = None
 
 
 Features = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -78,13 +97,20 @@ class AnymodalSegmentor(nn.Module):
 
     mean: Tensor
     std: Tensor
+    modalities = MODALITIES
+    align_corners = False
+    """how logits are resized to the input's size"""
 
     def __init__(self, config: SegmentorConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = MixTransformer(config.encoder, config.drop_path)
         self.head = MlpHead(
-            self.encoder.channels, config.classes, config.head_width, config.dropout
+            self.encoder.channels,
+            config.classes,
+            config.head_width,
+            config.dropout,
+            config.frozen_norm,
         )
         table = [config.normalization.of(m) for m in MODALITIES]
         shape = (len(table), 3, 1, 1)
@@ -123,11 +149,42 @@ class AnymodalSegmentor(nn.Module):
         """
         return self.fuse(self.encode(images, modality_ids), sample_index, samples)
 
+    def predictions(self, images: Tensor, present: Tensor) -> list[Tensor]:
+        """The one prediction ``[B, classes, H/4, W/4]``, from what is present.
 
-def full_size(logits: Tensor, height: int, width: int) -> Tensor:
+        Args:
+            images: ``[B, M, 3, H, W]``, 0..255, in the order of the modalities.
+            present: bool ``[B, M]``, at least one a sample.
+        """
+        sample_index, modality_ids = present.nonzero(as_tuple=True)
+        pairs = images[sample_index, modality_ids]
+        return [self(pairs, modality_ids, sample_index, len(images))]
+
+    @torch.no_grad()
+    def predict_subsets(
+        self, images: Tensor, subsets: Sequence[tuple[Modality, ...]]
+    ) -> list[Tensor]:
+        """Logits ``[B, classes, H/4, W/4]`` from each subset, every image encoded only once.
+
+        Args:
+            images: ``[B, M, 3, H, W]``, 0..255, in the order of the modalities.
+            subsets: which modalities, for all samples alike.
+        """
+        samples, modalities = images.shape[:2]
+        ids = torch.arange(modalities, device=images.device).repeat(samples)
+        index = torch.arange(samples, device=images.device).repeat_interleave(modalities)
+        features = self.encode(images.flatten(0, 1), ids)
+        results = []
+        for subset in subsets:
+            keep = torch.isin(ids, torch.tensor([int(m) for m in subset], device=images.device))
+            results.append(self.fuse([level[keep] for level in features], index[keep], samples))
+        return results
+
+
+def full_size(logits: Tensor, height: int, width: int, align_corners: bool = False) -> Tensor:
     """Up-sample logits ``[B, classes, h, w]`` bilinearly to the size of the input, as float32.
 
     Returns:
         ``[B, height, width, classes]``: classes last, as the loss reads them.
     """
-    return resize_tokens(logits.permute(0, 2, 3, 1).float(), height, width)
+    return resize_tokens(logits.permute(0, 2, 3, 1).float(), height, width, align_corners)

@@ -1,0 +1,311 @@
+"""Few labelled frames and many without: nested splits, and batches that carry both.
+
+Which frames count as labelled is a function of the data set, the fraction and ``split_seed`` alone: those
+with a labelled pixel are shuffled once, and the first ``round(fraction * n)`` of them (at least one) keep
+their label. So the 1 % split is part of the 5 % split, which is part of the 25 % split. All others are
+unlabelled, and so are frames that have no labelled pixel, e.g. those of a drive that ``anyseg-evaluate
+--extract`` wrote. A sensor that a drive lacks is absent in its samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anyseg_ros.classes import IGNORE_ID
+from anyseg_ros.modality import MODALITIES, Modality
+from training.data.batches import (
+    Batch,
+    LoaderConfig,
+    StepBatches,
+    StepSampler,
+    StreetDataModule,
+)
+from training.data.street import DataSetError, StreetData
+from training.data.subsets import random_subsets
+from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
+
+
+class FewLabelBatch(NamedTuple):
+    """Labelled and unlabelled samples of a step; ``present`` says which sensors a sample has."""
+
+    labelled: Batch
+    unlabelled: Batch
+    """its labels are 255 throughout"""
+
+
+class FrameSource(Protocol):
+    """Samples, and which sensors each has."""
+
+    def __len__(self) -> int: ...
+
+    def planes(self, index: int) -> Planes: ...
+
+    def available(self, index: int) -> npt.NDArray[np.bool_]: ...
+
+
+class StreetFrames:
+    """Street drives as a :class:`FrameSource`."""
+
+    def __init__(self, data: StreetData) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def planes(self, index: int) -> Planes:
+        """uint8[PLANES, H, W] of a frame."""
+        return self._data.planes(index)
+
+    def available(self, index: int) -> npt.NDArray[np.bool_]:
+        """bool[M]: the sensors that the frame's drive recorded."""
+        return _recorded(self._data.frames[index].drive)
+
+
+@lru_cache(maxsize=4096)
+def _recorded(drive: Path) -> npt.NDArray[np.bool_]:
+    path = drive / "drive.yaml"
+    try:
+        about = yaml.safe_load(path.read_text())
+        empty = [Modality.from_label(name) for name in about.get("empty_sensors", [])]
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise DataSetError(f"cannot read {path}: {error}") from None
+    available = np.ones(len(MODALITIES), bool)
+    available[[int(m) for m in empty]] = False
+    return available
+
+
+class Chosen:
+    """Some frames of a source, or of several that follow each other.
+
+    Args:
+        parts: pairs of a source and the frames taken from it.
+        modalities: the sensors to use; others are treated as not recorded.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[FrameSource, Sequence[int]]],
+        modalities: Sequence[Modality] = MODALITIES,
+    ) -> None:
+        wanted = np.isin(np.arange(len(MODALITIES)), [int(m) for m in modalities])
+        self._frames: list[tuple[FrameSource, int]] = []
+        table = []
+        for source, frames in parts:
+            for frame in frames:
+                available = source.available(frame) & wanted
+                if available.any():
+                    self._frames.append((source, frame))
+                    table.append(available)
+        self.available = torch.from_numpy(np.array(table, bool).reshape(-1, len(MODALITIES)))
+        """bool[N, M]: the sensors of each frame; frames without any are left out"""
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def planes(self, index: int) -> Planes:
+        """uint8[PLANES, H, W] of a frame."""
+        source, frame = self._frames[index]
+        return source.planes(frame)
+
+
+def labelled_frames(source: FrameSource) -> list[int]:
+    """The frames of which at least one pixel is labelled."""
+    return [i for i in range(len(source)) if (source.planes(i)[LABEL_PLANE] != IGNORE_ID).any()]
+
+
+def split_labels(
+    candidates: Sequence[int], fraction: float, split_seed: int
+) -> tuple[list[int], list[int]]:
+    """Frames that keep their label and frames that lose it, both in ascending order.
+
+    For one seed a smaller fraction's labelled frames are among a larger one's.
+
+    Raises:
+        ValueError: if the fraction is not within 0..1 or there are no candidates.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"label fraction {fraction} must be above 0 and at most 1")
+    if not candidates:
+        raise ValueError("no frame is labelled")
+    order = np.random.default_rng([split_seed, len(candidates)]).permutation(len(candidates))
+    count = max(1, round(fraction * len(candidates)))
+    chosen = {int(k) for k in order[:count]}
+    kept = [frame for k, frame in enumerate(candidates) if k in chosen]
+    return kept, [frame for k, frame in enumerate(candidates) if k not in chosen]
+
+
+class FewLabelBatches(Dataset[FewLabelBatch | Batch]):
+    """Item ``step`` is the batch of that step; without unlabelled frames a plain :class:`Batch`.
+
+    Args:
+        labelled: frames with labels.
+        unlabelled: frames whose labels are hidden; ``None`` for none.
+        augment_config: how samples are varied.
+        batch_size: labelled samples a step, and unlabelled ones as well.
+        seed: of everything random.
+        modality_dropout: give labelled samples a random subset of their sensors; for methods that do not
+            mask by themselves.
+        rank: which share of the joint batch this process takes.
+        world_size: number of processes; must divide ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        labelled: Chosen,
+        unlabelled: Chosen | None,
+        augment_config: AugmentConfig,
+        batch_size: int,
+        seed: int,
+        modality_dropout: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._labelled = labelled
+        self._unlabelled = unlabelled
+        self._seed = seed
+        self._dropout = modality_dropout
+        self._rank = rank
+        common = (augment_config, batch_size)
+        share = {"modality_dropout": False, "rank": rank, "world_size": world_size}
+        self._with = StepBatches(labelled, *common, seed, **share)  # type: ignore[arg-type]
+        self._without = (
+            None
+            if unlabelled is None
+            else StepBatches(unlabelled, *common, seed + 1_000_003, **share)  # type: ignore[arg-type]
+        )
+
+    def __getitem__(self, step: int) -> FewLabelBatch | Batch:
+        batch = self._with[step]
+        available = self._labelled.available[self._with.frames(step)]
+        if self._dropout:
+            key = np.random.default_rng([self._seed, step, self._rank, 2]).integers(2**63)
+            available = random_subsets(available, torch.Generator().manual_seed(int(key)))
+        labelled = batch._replace(present=available)
+        if self._unlabelled is None or self._without is None:
+            return labelled
+        batch = self._without[step]
+        hidden: Tensor = torch.full_like(batch.labels, IGNORE_ID)
+        return FewLabelBatch(
+            labelled,
+            Batch(batch.images, hidden, self._unlabelled.available[self._without.frames(step)]),
+        )
+
+
+class FewLabelStreet(StreetDataModule):
+    """Street drives of which a fraction is labelled.
+
+    Args:
+        root: folder of the data set, or of drives that ``anyseg-evaluate --extract`` wrote.
+        label_fraction: share of the labelled training frames whose label is used.
+        split_seed: which ones.
+        unlabelled: ``none`` for methods that learn from labels alone, ``rest`` for those that use the other
+            training frames as well.
+        unlabelled_roots: more drives to learn from, in the same layout; their labels, if any, are not read.
+        seed: of order, crops and subsets.
+        loader: sizes; ``batch_size`` labelled and as many unlabelled samples a step.
+        augment: how training samples are varied.
+        modalities: the modalities to train on, by name.
+        modality_dropout: labelled samples get a random subset of their sensors; leave it off for methods
+            that mask by themselves.
+        height: input height of the modality images.
+        width: input width.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        label_fraction: float = 1.0,
+        split_seed: int = 0,
+        unlabelled: Literal["none", "rest"] = "rest",
+        unlabelled_roots: tuple[Path, ...] = (),
+        seed: int = 0,
+        loader: LoaderConfig = LoaderConfig(),  # noqa: B008 (frozen)
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
+        modalities: tuple[str, ...] = ("camera", "depth", "event", "lidar"),
+        modality_dropout: bool = False,
+        height: int = 256,
+        width: int = 512,
+    ) -> None:
+        super().__init__(
+            root, seed, loader, augment, modalities, modality_dropout, None, height, width
+        )
+        self.label_fraction = label_fraction
+        self.split_seed = split_seed
+        self.unlabelled = unlabelled
+        self.unlabelled_roots = tuple(Path(r) for r in unlabelled_roots)
+
+    def describe(self) -> dict[str, Any]:
+        """What checkpoints and model cards say about the data, as plain Python values."""
+        return {
+            **super().describe(),
+            "label_fraction": self.label_fraction,
+            "split_seed": self.split_seed,
+            "unlabelled": self.unlabelled,
+            "unlabelled_roots": [root.resolve().name for root in self.unlabelled_roots],
+        }
+
+    def prepare_data(self) -> None:
+        """Build what the cache lacks; in one process only."""
+        super().prepare_data()
+        for root in self.unlabelled_roots:
+            StreetData(root, "train", self.spec, self.loader.build_workers)
+
+    def frames(self) -> tuple[Chosen, Chosen | None]:
+        """The labelled and the unlabelled training frames.
+
+        Raises:
+            DataSetError: if no frame is labelled, or none is left to learn from without a label.
+        """
+        source = StreetFrames(StreetData(self.root, "train", self.spec, 0))
+        candidates = labelled_frames(source)
+        if not candidates:
+            raise DataSetError(f"no frame of {self.root / 'train'} has a labelled pixel")
+        kept, _ = split_labels(candidates, self.label_fraction, self.split_seed)
+        labelled = Chosen([(source, kept)], self.modalities)
+        if self.unlabelled == "none":
+            return labelled, None
+        rest = sorted(set(range(len(source))) - set(kept))
+        parts: list[tuple[FrameSource, Sequence[int]]] = [(source, rest)]
+        for root in self.unlabelled_roots:
+            drives = StreetFrames(StreetData(root, "train", self.spec, 0))
+            parts.append((drives, range(len(drives))))
+        unlabelled = Chosen(parts, self.modalities)
+        if not len(unlabelled):
+            raise DataSetError(
+                f"every frame of {self.root / 'train'} is labelled: lower label_fraction, name "
+                "unlabelled_roots, or set unlabelled: none"
+            )
+        return labelled, unlabelled
+
+    def train_dataloader(self) -> DataLoader[FewLabelBatch | Batch]:  # type: ignore[override]
+        trainer = self.trainer
+        labelled, unlabelled = self.frames()
+        batches = FewLabelBatches(
+            labelled,
+            unlabelled,
+            self.augment,
+            self.loader.batch_size,
+            self.seed,
+            self.modality_dropout,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=StepSampler(
+                self.loader.steps_per_epoch, lambda: trainer.global_step if trainer else 0
+            ),
+            num_workers=self.loader.workers,
+            persistent_workers=self.loader.workers > 0,
+        )

@@ -1,0 +1,238 @@
+"""Mean teacher (Tarvainen and Valpola 2017) for multimodal segmentation, plain or with modality dropout.
+
+The teacher is a moving average of the student; its predictions on all frames, labelled or not, are labels
+for the student:
+
+    L = L_OHEM(student, label) + w * CE(student, argmax teacher).
+
+Plain, a step sees each labelled and each unlabelled sample once, with all their sensors. With modality
+dropout the batch is [labelled, labelled again, unlabelled]: the first copies stay complete, each sample of
+the others keeps a random non-empty subset of its sensors, drawn anew for the student and for the teacher.
+That is the published baseline (arXiv 2304.10756); the teacher of ``training/methods/m3l.py`` sees everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from anyseg_ros.classes import IGNORE_ID
+from training.data.batches import Batch
+from training.data.few_labels import FewLabelBatch
+from training.data.subsets import random_subsets
+from training.methods.base import SegmentationMethod
+from training.methods.schedule import OptimizerConfig
+from training.methods.supervised import OhemConfig, supervised_loss, trained
+from training.models.network import Network
+from training.models.segmentor import SegmentorConfig, full_size
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The averaged teacher and what is learnt from it.
+
+    Args:
+        decay: cap of the average's decay ``min(1 - 1 / (t + 1), decay)``, t = 0, 1, ... its updates so far.
+        weight: of the loss on the teacher's labels.
+        threshold: the teacher's labels below this confidence are ignored. M3L's code has none.
+        supervised_steps: steps on labels alone before the teacher begins as a copy of the student; a
+            network that starts from random weights has nothing to teach yet.
+        dropout: let dropout and stochastic depth disturb the teacher too, as M3L's code does by leaving it
+            in training mode.
+    """
+
+    decay: float = 0.99
+    weight: float = 1.0
+    threshold: float = 0.0
+    supervised_steps: int = 0
+    dropout: bool = False
+
+
+def decay_at(update: int, cap: float) -> float:
+    """Decay of the average's update number ``update``: 0, 1/2, 2/3, ... up to ``cap``."""
+    return min(1.0 - 1.0 / (update + 1), cap)
+
+
+def averaged_copy(network: Network, cap: float) -> AveragedModel:
+    """A copy of ``network`` that follows it with :func:`decay_at`, statistics of norms included."""
+
+    def average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        if not old.is_floating_point():
+            return new
+        return old.lerp(new, 1.0 - decay_at(int(updates), cap))
+
+    copy = AveragedModel(network, avg_fn=average, use_buffers=True)
+    return copy.requires_grad_(False)
+
+
+class View(NamedTuple):
+    """The samples of a step, and which sensors of each the student is shown."""
+
+    images: Tensor
+    """uint8[N, M, 3, H, W]"""
+    labels: Tensor
+    """uint8[L, H, W] of the first L samples"""
+    available: Tensor
+    """bool[N, M]"""
+    present: Tensor
+    """bool[N, M]"""
+    complete: int
+    """the first samples, which keep all their sensors"""
+    copies: int
+    """how often a labelled sample is among the first L"""
+
+
+def compose(labelled: Batch, unlabelled: Batch | None, masked: bool) -> View:
+    """The batch that a step looks at.
+
+    Args:
+        labelled: B labelled samples.
+        unlabelled: U without labels, or ``None``.
+        masked: add the labelled samples again, and let sample B and all after it keep a random subset.
+    """
+    copies = 2 if masked else 1
+    parts = [labelled] * copies + ([] if unlabelled is None else [unlabelled])
+    available = torch.cat([part.present for part in parts])
+    complete = len(labelled.labels) if masked else len(available)
+    return View(
+        torch.cat([part.images for part in parts]),
+        torch.cat([labelled.labels] * copies),
+        available,
+        torch.cat([available[:complete], random_subsets(available[complete:])]),
+        complete,
+        copies,
+    )
+
+
+def pseudo_labels(logits: Tensor, height: int, width: int, threshold: float, align: bool) -> Tensor:
+    """The teacher's labels int64 ``[N, H, W]``; 255 where its confidence is below ``threshold``."""
+    full = full_size(logits, height, width, align)
+    if threshold <= 0:
+        return full.argmax(-1)
+    confidence, labels = full.softmax(-1).max(-1)
+    return labels.masked_fill(confidence < threshold, IGNORE_ID)
+
+
+def pseudo_loss(predictions: list[Tensor], labels: Tensor, align: bool) -> Tensor:
+    """Mean cross-entropy over the pixels that have a label, averaged over the trained predictions."""
+    height, width = labels.shape[1:]
+    flat = labels.flatten()
+    used = (flat != IGNORE_ID).sum().clamp(min=1)
+    losses = [
+        F.cross_entropy(
+            full_size(logits, height, width, align).flatten(0, -2),
+            flat,
+            ignore_index=IGNORE_ID,
+            reduction="sum",
+        )
+        / used
+        for logits in trained(predictions)
+    ]
+    return torch.stack(losses).mean()
+
+
+class MeanTeacher(SegmentationMethod):
+    """Mean teacher; needs a data module that gives :class:`FewLabelBatch`.
+
+    Args:
+        network: what is trained; ``linear_fusion`` as published, or the averaging network.
+        optimizer: how.
+        ohem: the supervised loss.
+        teacher: the average and its loss.
+        modality_dropout: mask sensors of student and teacher as above.
+        seed: of the weights, of masks and of dropout.
+    """
+
+    def __init__(
+        self,
+        network: SegmentorConfig = SegmentorConfig(),  # noqa: B008 (frozen)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        ohem: OhemConfig = OhemConfig(),  # noqa: B008 (frozen)
+        teacher: TeacherConfig = TeacherConfig(),
+        modality_dropout: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, optimizer, seed)
+        self.ohem = ohem
+        self.teacher_config = teacher
+        self.modality_dropout = modality_dropout
+        self.teacher = averaged_copy(self.network, teacher.decay)
+
+    @property
+    def taught(self) -> bool:
+        """Whether the teacher takes part in the current step."""
+        return self.global_step >= self.teacher_config.supervised_steps
+
+    @property
+    def validated(self) -> Network:
+        """The teacher once it is one, as that is what is deployed."""
+        return self.teacher_network if int(self.teacher.n_averaged) else self.network
+
+    @property
+    def teacher_network(self) -> Network:
+        """The averaged network."""
+        return cast(Network, self.teacher.module)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        self.teacher.train(self.teacher_config.dropout)
+        # Its statistics are averages of the student's: own ones of this batch must not get in.
+        self.teacher_network.head.norm.eval()
+        if self.taught and int(self.teacher.n_averaged) == 0:
+            self.teacher_network.load_state_dict(self.network.state_dict())
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # The step that just ended has been counted already.
+        if self.global_step > self.teacher_config.supervised_steps:
+            self.teacher.update_parameters(self.network)
+
+    def training_step(self, batch: FewLabelBatch, batch_idx: int) -> Tensor:
+        view = compose(
+            batch.labelled, batch.unlabelled if self.taught else None, self.modality_dropout
+        )
+        terms = self.terms(view)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def terms(self, view: View) -> dict[str, Tensor]:
+        """The weighted terms of the loss, by name."""
+        predictions = self.network.predictions(view.images, view.present)
+        terms = {"segmentation": self.supervised_term(predictions, view)}
+        if self.taught:
+            labels = self.teach(view)
+            terms["pseudo"] = self.teacher_config.weight * pseudo_loss(
+                predictions, labels, self.network.align_corners
+            )
+        return terms
+
+    def supervised_term(self, predictions: list[Tensor], view: View) -> Tensor:
+        """The loss on the labelled samples, which come first."""
+        first = [logits[: len(view.labels)] for logits in predictions]
+        return supervised_loss(
+            first, view.labels, self.ohem, self.network.align_corners, view.copies
+        )
+
+    @torch.no_grad()
+    def teach(self, view: View) -> Tensor:
+        """The teacher's labels int64 ``[N, H, W]``."""
+        predictions = self.teacher_network.predictions(view.images, self.shown_to_teacher(view))
+        return self.labels_of(predictions[-1], view)
+
+    def labels_of(self, logits: Tensor, view: View) -> Tensor:
+        """The labels int64 ``[N, H, W]`` that the teacher's logits stand for."""
+        height, width = view.labels.shape[1:]
+        return pseudo_labels(
+            logits, height, width, self.teacher_config.threshold, self.network.align_corners
+        )
+
+    def shown_to_teacher(self, view: View) -> Tensor:
+        """bool[N, M]: own draws over the same samples as the student's; all if nothing is masked."""
+        masked = random_subsets(view.available[view.complete :])
+        return torch.cat([view.available[: view.complete], masked])
