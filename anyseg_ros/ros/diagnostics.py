@@ -124,6 +124,9 @@ def sensor_status(
             f"{status.rate_hz:.1f} Hz on {topic}, expected {parameters.expected_rate_hz:g}; if the "
             f"driver sends them all, {REMEDY}"
         )
+    if status.state is StreamState.LIVE and status.detail:
+        level = DiagnosticStatus.WARN
+        text = f"{status.detail}; {text}" if text != "live" else status.detail
     values: dict[str, object] = {
         "state": status.state.name.lower(),
         "topic": topic,

@@ -17,6 +17,7 @@ The classes hold no locks: the caller serialises.
 from anyseg_ros.sync.newest import NewestSet
 from anyseg_ros.sync.streams import (
     DropReason,
+    Impairment,
     StreamConfig,
     StreamCounters,
     StreamState,
@@ -26,6 +27,7 @@ from anyseg_ros.sync.synchronizer import MatchedSet, Member, Synchronizer
 
 __all__ = [
     "DropReason",
+    "Impairment",
     "MatchedSet",
     "Member",
     "NewestSet",

@@ -39,6 +39,20 @@ LATENESS_SAMPLES = 16
 """Messages needed before a stream's usual lateness counts as known."""
 WINDOW = 32
 """Delays and intervals remembered."""
+PACE_FACTOR = 2.5
+"""Times this much slower or faster than usual is far from usual: a rate of a quarter is, lost
+messages are not."""
+PACE_BACK = 1.8
+"""Nearer to usual than this times: back to usual."""
+PACE_SAMPLES = 3
+"""Intervals or delays in a row that show a change of pace or lateness."""
+PACE_LEARN = 16
+"""Intervals or delays from which the usual ones are learned."""
+FAST_IS_USUAL_NS = to_ns(30.0)
+"""A stream that has been fast for so long had a slow start; only without an expected rate."""
+LATE_LIMIT_NS = to_ns(0.2)
+"""This much later than usual, against the other streams, is late."""
+LATE_BACK_NS = to_ns(0.1)
 RATE_HORIZON_NS = to_ns(5.0)
 """Receipts older than this do not count in the rate."""
 
@@ -53,6 +67,16 @@ class StreamState(Enum):
     """silent for longer than its timeout"""
     QUARANTINED = "quarantined"
     """arrives, but is not believable"""
+
+
+class Impairment(Enum):
+    """How a live stream is worse than usual. It is used, but not as the anchor if others are well."""
+
+    NONE = ""
+    SLOW = "slow"
+    FAST = "fast"
+    """no reason to leave the anchor to another"""
+    LATE = "late"
 
 
 class DropReason(Enum):
@@ -116,6 +140,9 @@ class StreamStatus:
     rejected: int
     last_stamp_ns: int | None
     """newest believable stamp"""
+    impairment: Impairment = Impairment.NONE
+    detail: str = ""
+    """the impairment in words"""
 
 
 @dataclass
@@ -172,6 +199,11 @@ class Stream:
         self._receipts: deque[int] = deque(maxlen=WINDOW)
         self._intervals: deque[int] = deque(maxlen=WINDOW)
         self._last_reject: DropReason | None = None
+        self._pace = Impairment.NONE
+        self._pace_since_ns = 0
+        self._usual_period_ns: int | None = None
+        if self.config.expected_rate_hz is not None:
+            self._usual_period_ns = max(round(NS_PER_S / self.config.expected_rate_hz), 1)
         self.forget_time()
 
     def forget_time(self) -> None:
@@ -187,6 +219,9 @@ class Stream:
         self._delays: deque[int] = deque(maxlen=WINDOW)
         self._lateness: deque[int] = deque(maxlen=WINDOW)
         self._late_bound: tuple[int, int] | None = None
+        self._behind: deque[int] = deque(maxlen=PACE_LEARN)
+        self._usual_behind_ns: int | None = None
+        self._late = False
 
     # --- liveness, on receipt time ------------------------------------------------------------
 
@@ -254,6 +289,8 @@ class Stream:
             received=self.counters.received,
             rejected=self.counters.rejected,
             last_stamp_ns=self.newest_ns,
+            impairment=self.impairment,
+            detail=self._detail(),
         )
 
     def _reason(self, state: StreamState, now_ns: int) -> str:
@@ -267,6 +304,76 @@ class Stream:
             return self.quarantine_reason
         cause = self._distrust or self._last_reject
         return "nothing believable arrives" if cause is None else cause.value
+
+    # --- pace and lateness, on stamps -----------------------------------------------------------
+
+    @property
+    def impairment(self) -> Impairment:
+        """How the stream is worse than usual; slowness before lateness."""
+        if self._pace is Impairment.SLOW or not self._late:
+            return self._pace
+        return Impairment.LATE
+
+    def recent_period_ns(self) -> int | None:
+        """Median of the last few distances between stamps; None until there are some."""
+        recent = list(self._intervals)[-PACE_SAMPLES:]
+        return self._typical(recent) if len(recent) == PACE_SAMPLES else None
+
+    def _detail(self) -> str:
+        if self.impairment is Impairment.LATE:
+            assert self._usual_behind_ns is not None
+            late_s = (self._behind[-1] - self._usual_behind_ns) / NS_PER_S
+            return f"late: {late_s:.2f} s later than usual"
+        recent = self.recent_period_ns()
+        if self._pace is Impairment.NONE or recent is None or self._usual_period_ns is None:
+            return ""
+        kind = "expected" if self.config.expected_rate_hz is not None else "usually"
+        return (
+            f"{self._pace.value}: a message every {recent / NS_PER_S:.3f} s, "
+            f"{kind} {self._usual_period_ns / NS_PER_S:.3f} s"
+        )
+
+    def _note_interval(self) -> None:
+        """Judge the pace by the last distances between stamps."""
+        if self.config.windowed and self.config.expected_rate_hz is None:
+            return  # an event camera may send a packet when it is full: quiet is not slow
+        usual = self._usual_period_ns
+        if usual is None:
+            if len(self._intervals) >= PACE_LEARN:
+                self._usual_period_ns = self._typical(self._intervals)
+            return
+        recent = list(self._intervals)[-PACE_SAMPLES:]
+        if len(recent) < PACE_SAMPLES:
+            return
+        if self._pace is Impairment.NONE:
+            if min(recent) >= PACE_FACTOR * usual:
+                self._pace = Impairment.SLOW
+            elif max(recent) * PACE_FACTOR <= usual:
+                self._pace, self._pace_since_ns = Impairment.FAST, self.newest_ns or 0
+            return
+        middle = self._typical(list(self._intervals)[-2 * PACE_SAMPLES + 1 :])
+        if usual / PACE_BACK < middle < usual * PACE_BACK:
+            self._pace = Impairment.NONE
+        elif (
+            self._pace is Impairment.FAST
+            and self.config.expected_rate_hz is None
+            and (self.newest_ns or 0) - self._pace_since_ns > FAST_IS_USUAL_NS
+        ):
+            self._usual_period_ns = self._typical(self._intervals)
+            self._pace = Impairment.NONE
+
+    def note_behind(self, behind_ns: int) -> None:
+        """Judge the lateness by how far the stream's latest delay is over the others'."""
+        self._behind.append(behind_ns)
+        if self._usual_behind_ns is None:
+            if len(self._behind) >= PACE_LEARN:
+                self._usual_behind_ns = self._typical(self._behind)
+            return
+        over = [value - self._usual_behind_ns for value in list(self._behind)[-PACE_SAMPLES:]]
+        if min(over) > LATE_LIMIT_NS:
+            self._late = True
+        elif max(over) < LATE_BACK_NS:
+            self._late = False
 
     # --- believability, on stamps -------------------------------------------------------------
 
@@ -371,6 +478,7 @@ class Stream:
             self._late_bound = None
             self._intervals.append(interval)
             self.newest_ns = stamp_ns
+            self._note_interval()
         self._delays.append(now_ns - stamp_ns)
 
     def reject(self, reason: DropReason) -> None:

@@ -23,6 +23,7 @@ from anyseg_ros.sync.streams import (
     FAR_LIMIT_NS,
     NS_PER_S,
     DropReason,
+    Impairment,
     OthersDelay,
     Stream,
     StreamConfig,
@@ -36,6 +37,7 @@ K = TypeVar("K", bound=Hashable)
 CLOCK_BACK_LIMIT_NS = to_ns(0.1)
 """The receipt clock may step back this far (threads that read it in another order than they call)
 before it counts as having jumped."""
+_DRAGGING = (Impairment.SLOW, Impairment.LATE)
 MAX_PENDING = 32
 """Sets that may wait at once; the oldest is completed as it stands when there is one more."""
 
@@ -380,6 +382,8 @@ class Synchronizer(Generic[K]):
             self._reject(key, stamp_ns, DropReason.QUARANTINED)
             return
         stream.accept(stamp_ns, now_ns)
+        if others is not None:
+            stream.note_behind(now_ns - stamp_ns - others.latest_ns)
         if stream.quarantine_reason is not None:
             self._reject(key, stamp_ns, DropReason.QUARANTINED)
         elif not usable:
@@ -455,7 +459,7 @@ class Synchronizer(Generic[K]):
 
     def _choose_anchor(self, now_ns: int) -> None:
         live = [key for key in self._priority if self._streams[key].is_live(now_ns)]
-        anchor = next((key for key in live if self._may_anchor(key)), live[0] if live else None)
+        anchor = self._preferred(live)
         if anchor == self._anchor:
             return
         self._anchor = anchor
@@ -468,6 +472,29 @@ class Synchronizer(Generic[K]):
         if newest is not None and not newest.used:
             fresh = newest.receipt_ns == now_ns
             self._open(newest.stamp_ns, now_ns + (self._max_wait_ns if fresh else 0))
+
+    def _preferred(self, live: Sequence[K]) -> K | None:
+        """The anchor among the live streams: the first by priority, unless it drags the output.
+
+        One that has become slow gives way to the next that is well and faster, one that has become
+        late to the next that is well.
+        """
+        able = [key for key in live if self._may_anchor(key)] or live
+        if not able:
+            return None
+        first = self._streams[able[0]]
+        if first.impairment not in _DRAGGING:
+            return able[0]
+        for key in able[1:]:
+            stream = self._streams[key]
+            if stream.impairment in _DRAGGING:
+                continue
+            theirs, own = stream.period_ns(), first.recent_period_ns()
+            if first.impairment is Impairment.LATE or (
+                theirs is not None and own is not None and theirs < own
+            ):
+                return key
+        return able[0]
 
     def _may_anchor(self, key: K) -> bool:
         """Whether a live stream may take over: not if its stamps would stall the output."""

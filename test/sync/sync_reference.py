@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from random import Random
 
 from anyseg_ros.modality import Modality
-from anyseg_ros.sync import DropReason, MatchedSet, StreamConfig, StreamState, Synchronizer
+from anyseg_ros.sync import (
+    DropReason,
+    Impairment,
+    MatchedSet,
+    StreamConfig,
+    StreamState,
+    Synchronizer,
+)
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -216,13 +223,19 @@ class Player:
         # A new anchor's last word may be older than the wait; it is then given out at once.
         assert now_ns - receipt <= self.max_wait_s * S or anchor_before != matched.anchor
         if self.believable:
-            # A stream far behind the output would stall it, so it need not take over.
+            # A stream far behind the output would stall it, so it need not take over; nor need one
+            # that has become slow or late (test_pace.py).
             last = self.outputs[-1].matched.stamp_ns if self.outputs else 0
+            status = self.sync.status(now_ns)
             able = [
                 m
                 for m in self.priority
                 if m is matched.anchor
-                or (self._is_live(m, now_ns) and self.newest[m] >= last - S // 2)
+                or (
+                    self._is_live(m, now_ns)
+                    and self.newest[m] >= last - S // 2
+                    and status[m].impairment in (Impairment.NONE, Impairment.FAST)
+                )
             ]
             assert matched.anchor is able[0]
 
