@@ -17,7 +17,6 @@ from rclpy.clock_type import ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.timer import Timer
 
 from anyseg_ros.decoding import check_against_calibration
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
@@ -33,6 +32,7 @@ from anyseg_ros.modality import Modality, subset_name
 from anyseg_ros.pipeline import Pipeline, Segmentation
 from anyseg_ros.resources import ResourceError, find_model
 from anyseg_ros.ros.calibration_source import CalibrationSource
+from anyseg_ros.ros.deadline_timer import DeadlineTimer
 from anyseg_ros.ros.diagnostics import explain_silence, find_publications, sensor_status
 from anyseg_ros.ros.inputs import WINDOWED_TYPES, SensorInput, check_message_packages
 from anyseg_ros.ros.parameters import (
@@ -53,9 +53,6 @@ from anyseg_ros.sync import MatchedSet, StreamConfig, StreamState, StreamStatus,
 NODE_NAME = "anyseg"
 
 _NS = 1_000_000_000
-_SIM_TIME_POLL_NS = 10_000_000
-_IDLE_POLL_NS = 100_000_000
-_SHORTEST_POLL_NS = 500_000
 _CLOCK_JUMP_BACK_NS = 50_000_000
 _START_GRACE_S = 5.0
 _NO_OUTPUT_S = 2.0
@@ -82,7 +79,7 @@ class SegmentationNode(LifecycleNode):
         self._synchronizer: Synchronizer | None = None
         self._health: HealthMonitor | None = None
         self._inputs: dict[Modality, SensorInput] = {}
-        self._deadline_timer: Timer | None = None
+        self._deadline_timer: DeadlineTimer | None = None
 
         self._log = ThrottledLog(self.get_logger())
         self._activated_at = 0.0
@@ -249,14 +246,12 @@ class SegmentationNode(LifecycleNode):
                     self._log,
                 )
         self._update_rig()
-        self._deadline_timer = self.create_timer(
-            _IDLE_POLL_NS / _NS, self._poll, clock=self._steady
-        )
+        self._deadline_timer = DeadlineTimer(self, self._poll)
 
     def _stop(self) -> None:
         self._active = False
         if self._deadline_timer is not None:
-            self.destroy_timer(self._deadline_timer)
+            self._deadline_timer.close()
         for sensor in self._inputs.values():
             sensor.close()
         if self._worker is not None:
@@ -389,17 +384,8 @@ class SegmentationNode(LifecycleNode):
     def _arm_deadline(self, now: int) -> None:
         """Wake up when the synchronizer next has something to decide."""
         timer, synchronizer = self._deadline_timer, self._synchronizer
-        if timer is None or synchronizer is None:
-            return
-        deadline = synchronizer.next_deadline_ns()
-        if self._use_sim_time:
-            wait = _SIM_TIME_POLL_NS  # how fast /clock will run nobody knows
-        elif deadline is None:
-            wait = _IDLE_POLL_NS
-        else:
-            wait = min(max(deadline - now, _SHORTEST_POLL_NS), _IDLE_POLL_NS)
-        timer.timer_period_ns = wait
-        timer.reset()
+        if timer is not None and synchronizer is not None:
+            timer.arm(synchronizer.next_deadline_ns(), now, self._use_sim_time)
 
     # --- results (worker's thread) ------------------------------------------------------------
 

@@ -1,0 +1,252 @@
+"""The synchronizer as a ``message_filters`` filter: with real subscribers, and on made-up time."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import rclpy
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PointStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from ros_graph import domain
+from std_msgs.msg import Header, String
+
+from anyseg_ros.ros import LiveTimeSynchronizer, Subscriber
+from anyseg_ros.ros.stand_ins import SimpleFilter
+from anyseg_ros.sync import DropReason, StreamConfig, StreamState
+
+MS = 1_000_000
+ORIGIN = 1_700_000_000_000 * MS
+
+
+class Feed:
+    """Inputs and a clock in the test's hands."""
+
+    def __init__(self, count: int = 2, **settings) -> None:
+        self.now_ms = 0
+        self.filters = [SimpleFilter() for _ in range(count)]
+        self.sync = LiveTimeSynchronizer(
+            self.filters,
+            **{"queue_size": 30, "slop": 0.02} | settings,
+            now_ns=lambda: self.now_ms * MS,
+        )
+        self.got: list[tuple] = []
+        self.sync.registerCallback(lambda *messages: self.got.append(messages))
+
+    def send(self, index: int, at_ms: int, stamp_ms: int | None = None) -> None:
+        self.now_ms = at_ms
+        self.filters[index].signalMessage(message(at_ms if stamp_ms is None else stamp_ms))
+
+
+def message(stamp_ms: float) -> SimpleNamespace:
+    seconds, nanoseconds = divmod(ORIGIN + int(stamp_ms * MS), 1_000_000_000)
+    return SimpleNamespace(header=SimpleNamespace(stamp=Time(sec=seconds, nanosec=nanoseconds)))
+
+
+def stamp_ms(one) -> int:
+    stamp = one.header.stamp
+    return (stamp.sec * 1_000_000_000 + stamp.nanosec - ORIGIN) // MS
+
+
+def test_a_silent_input_is_none_and_the_rest_goes_on():
+    feed = Feed(timeout=0.3)
+    for at in range(0, 3000, 100):
+        feed.send(0, at)
+        if not 1000 <= at < 2000:
+            feed.send(1, at + 5)
+        feed.now_ms = at + 50
+        feed.sync.poll()
+    complete = {stamp_ms(a) for a, b in feed.got if b is not None}
+    alone = {stamp_ms(a) for a, b in feed.got if b is None}
+    assert complete | alone == set(range(0, 3000, 100))
+    assert set(range(100, 1000, 100)) <= complete and set(range(2100, 3000, 100)) <= complete
+    assert set(range(1000, 2000, 100)) <= alone
+    # The first one gone, the second sets the pace.
+    feed.got.clear()
+    for at in range(3000, 4000, 100):
+        feed.send(1, at)
+        feed.now_ms = at + 50
+        feed.sync.poll()
+    assert [b for a, b in feed.got if a is None] and stamp_ms(feed.got[-1][1]) == 3900
+
+
+def test_callbacks_take_arguments_and_sets_tell_more():
+    feed = Feed(max_age=0.5)
+    wholes = []
+    feed.sync.registerCallback(lambda a, b, *rest: wholes.append(rest), "x", 7)
+    feed.sync.registerSetCallback(lambda matched, tag: wholes.append((matched, tag)), "set")
+    feed.send(1, 0)
+    feed.send(0, 300)
+    feed.now_ms = 450
+    feed.sync.poll()
+    (matched, tag), arguments = wholes[-2:]
+    assert arguments == ("x", 7) and tag == "set"
+    assert matched.anchor == "input 0" and matched.members["input 1"].age_s == pytest.approx(0.3)
+
+
+def test_dropped_messages_and_statistics_are_told():
+    feed = Feed()
+    drops = []
+    feed.sync.registerDropCallback(lambda *told: drops.append(told), "drop")
+    for at in range(0, 2000, 50):
+        feed.send(0, at)
+        for extra in (10, 20, 30):
+            feed.send(1, at + extra)
+    feed.send(1, 2000, 1980)  # the same stamp again
+    assert ("input 1", ORIGIN + 1980 * MS, DropReason.DUPLICATE_STAMP, "drop") in drops
+    assert any(reason is DropReason.UNUSED for _, _, reason, _ in drops)
+    told = feed.sync.statistics()
+    assert told["input 0"].status.state is StreamState.LIVE
+    assert told["input 0"].status.rate_hz == pytest.approx(20, rel=0.05)
+    assert told["input 1"].status.rate_hz == pytest.approx(60, rel=0.1)
+    counters = told["input 1"].counters
+    assert counters.received == 121
+    assert sum(counters.dropped.values()) == len([d for d in drops if d[0] == "input 1"])
+    assert feed.sync.sets == len(feed.got) and feed.sync.complete_sets <= feed.sync.sets
+
+
+def test_a_quarantined_input_is_left_out_until_released():
+    feed = Feed()
+    feed.sync.quarantine("input 1", "looks wrong")
+    for at in range(0, 500, 100):
+        feed.send(1, at)
+        feed.send(0, at + 1)
+    assert {b for _, b in feed.got} == {None}
+    feed.sync.release("input 1")
+    feed.send(1, 500)
+    feed.send(0, 501)
+    assert feed.got[-1][1] is not None
+
+
+def test_what_has_no_stamp():
+    feed = Feed()
+    with pytest.raises(ValueError, match="allow_headerless"):
+        feed.filters[0].signalMessage(String(data="x"))
+    unstamped = SimpleNamespace(header=Header())
+    feed.filters[0].signalMessage(unstamped)
+    assert feed.sync.statistics()["input 0"].counters.rejected == 1
+    headerless = Feed(allow_headerless=True)
+    for at in (0, 100):
+        headerless.now_ms = at
+        for one in headerless.filters:
+            one.signalMessage(String(data=str(at)))
+    assert [(a.data, b.data) for a, b in headerless.got if b] == [("100", "100")]
+
+
+def test_windowed_inputs_give_packets():
+    camera, events = (
+        StreamConfig(0.5, 0.02, 0.2),
+        StreamConfig(0.5, 0.02, 0.2, windowed=True, window_s=0.1),
+    )
+    feed = Feed(configs=[camera, events])
+    for at in range(0, 1000, 20):
+        feed.send(1, at)
+        if at % 100 == 0:
+            feed.send(0, at + 1, at)
+    packets = feed.got[-1][1]
+    assert isinstance(packets, tuple) and len(packets) == 5
+
+
+def test_a_callback_that_sends_does_not_upset_the_order():
+    feed = Feed(count=1)
+    order = []
+
+    def echo(one) -> None:
+        order.append(stamp_ms(one))
+        if stamp_ms(one) % 100 == 0:
+            feed.send(0, feed.now_ms + 10)
+        order.append(-stamp_ms(one))
+
+    feed.sync.registerCallback(echo)
+    feed.send(0, 100)
+    feed.send(0, 200)
+    assert order == [100, -100, 110, -110, 200, -200, 210, -210]
+
+
+def test_an_error_in_a_callback_comes_out_and_does_not_block():
+    feed = Feed(count=1)
+    feed.sync.registerCallback(lambda one: 1 / (stamp_ms(one) - 100))
+    with pytest.raises(ZeroDivisionError):
+        feed.send(0, 100)
+    feed.send(0, 200)
+    assert [stamp_ms(one) for (one,) in feed.got] == [100, 200]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"slop": -1.0}, "tolerance_s"),
+        ({"configs": []}, "2 inputs"),
+        ({"queue_size": 0}, "buffer_size"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Feed(**settings)
+
+
+def test_subscribers_over_dds_one_of_which_stops():
+    with domain() as number:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        node = rclpy.create_node("user", context=context, namespace="/robot")
+        node.set_parameters([Parameter("use_sim_time", value=False)])
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        topics = ("a", "b")
+        publishers = [node.create_publisher(PointStamped, t, 10) for t in topics]
+        sync = LiveTimeSynchronizer(
+            [Subscriber(node, PointStamped, t) for t in topics],
+            queue_size=10,
+            slop=0.05,
+            timeout=0.3,
+        )
+        assert sync.names == ["a", "b"]
+        got = []
+        sync.registerCallback(lambda a, b: got.append((a is not None, b is not None)))
+
+        def run(which, condition) -> None:
+            until = time.monotonic() + 20
+            while not condition():
+                assert time.monotonic() < until
+                stamp = node.get_clock().now().to_msg()
+                for index in which:
+                    publishers[index].publish(PointStamped(header=Header(stamp=stamp)))
+                pause = time.monotonic() + 0.05
+                while time.monotonic() < pause:
+                    executor.spin_once(timeout_sec=0.01)
+
+        run((0, 1), lambda: got.count((True, True)) >= 5)
+        run((0,), lambda: got[-3:] == [(True, False)] * 3)
+        # The first one stops: the timer, and no message, makes the second the anchor.
+        run((1,), lambda: got[-3:] == [(False, True)] * 3)
+        run((0, 1), lambda: got[-3:] == [(True, True)] * 3)
+        assert sync.statistics()["a"].status.state is StreamState.LIVE
+        timers = len(list(node.timers))
+        sync.close()
+        assert len(list(node.timers)) == timers - 1
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_it_takes_and_gives_what_message_filters_does():
+    message_filters = pytest.importorskip(
+        "message_filters", reason="message_filters is not installed (it has no wheel)"
+    )
+    assert issubclass(LiveTimeSynchronizer, message_filters.SimpleFilter)
+    feed = Feed()
+    cache = message_filters.Cache(feed.filters[1], 5)
+    other, ours = [], []
+    theirs = message_filters.ApproximateTimeSynchronizer(feed.filters, 30, 0.02)
+    theirs.registerCallback(lambda *messages: other.append(messages))
+    feed.sync.registerCallback(lambda *messages: None not in messages and ours.append(messages))
+    for at in range(0, 3000, 100):
+        feed.send(0, at)
+        feed.send(1, at + 7)
+    # The very first set does not wait for an input that nobody has heard of yet.
+    assert len(other) == 30 and ours == other[1:]
+    assert cache.getLast() is feed.got[-1][1]
