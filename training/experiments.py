@@ -15,8 +15,8 @@ Keys of a plan:
     steps: of each experiment, times its ``budget`` (default 1).
     overrides: settings of ``training/train.py`` for all experiments, as ``model.umd.weight: 0``.
     machine: settings that say how a run is computed, not what; no part of the digest.
-    evaluation: data (root), split, and conditions: which rows by weather and failure are kept besides those
-        of the whole split: ``none``, ``mean`` (of the subsets) or ``all``.
+    evaluation: data (root), split and the other keys of ``Evaluation``; conditions says which rows by weather
+        and failure are kept besides those of the whole split: ``none``, ``mean`` (of the subsets) or ``all``.
     groups: list of ``seeds`` and ``experiments``, worked off in this order: group, seed, experiment.
 Keys of an experiment:
     config: of ``training/train.py``; overrides; budget.
@@ -74,12 +74,18 @@ class Evaluation:
         split: of it.
         conditions: which rows by weather and failure are kept.
         subsets: names of subsets; all of the trained modalities' if empty.
+        weights: ``student`` or ``teacher`` of methods with an averaged teacher; ``auto``: the teacher.
+        prediction: of a Linear Fusion network: ``ensemble``, ``live`` or a modality's name.
+        frames: evenly chosen frames of the split; 0 for all.
     """
 
     data: str
     split: str = "test"
     conditions: Conditions = "mean"
     subsets: tuple[str, ...] = ()
+    weights: Literal["auto", "student", "teacher"] = "auto"
+    prediction: str = "ensemble"
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -471,22 +477,28 @@ def score(markers: Path) -> None:
 
     task = json.loads((markers / TASK).read_text())
     spec = Evaluation(**task["evaluation"])
-    trained = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt")
+    trained = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt", spec.weights)
     if trained.steps != task["steps"]:
         raise RuntimeError(
             f"{markers.parents[1]} ended after {trained.steps} of {task['steps']} steps"
         )
     torch.set_num_threads(1)
-    rows = evaluate.evaluate_trained(trained, Path(spec.data), spec.split, spec.subsets).rows(
-        task["method"], task["seed"], spec.split
+    scores = evaluate.evaluate_trained(
+        trained,
+        Path(spec.data),
+        spec.split,
+        spec.subsets,
+        prediction=spec.prediction,
+        frames=spec.frames,
     )
+    rows = scores.rows(task["method"], task["seed"], spec.split)
     kept = [{**row, "steps": task["steps"], **task["columns"]} for row in rows if _keep(row, spec)]
     _write(markers / ROWS, json.dumps(kept))
     if task["export"]:
         metrics = {r["subset"]: r["miou"] for r in kept if r["condition"] == "all"}
         folder = Path(task["export"])
-        fresh = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt")
-        export.export(fresh, folder, folder.name, metrics)
+        fresh = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt", spec.weights)
+        export.export(fresh, folder, folder.name, metrics, spec.prediction)
 
 
 def _keep(row: Row, spec: Evaluation) -> bool:
