@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.losses.distances import Distance, cosine, normalized_l2
+from training.losses.joint import joint_mean
 
 Reading = Literal["pairs", "relations"]
 
@@ -43,7 +44,7 @@ def cross_modal_distillation(
     modalities: int,
     config: CmdConfig,
 ) -> Tensor:
-    """Mean over the stages of the reading that ``config`` names; arguments as in ``umd``.
+    """Mean over the stages of the reading that ``config`` names, over the joint batch of all processes.
 
     Args:
         student: maps of the present pairs, one a stage, ``[P, C_i, H_i, W_i]``.
@@ -52,13 +53,15 @@ def cross_modal_distillation(
         modalities: M.
         config: which reading.
     """
-    terms = []
-    for s, t in zip(student, teacher, strict=True):
-        if config.reading == "relations":
-            terms.append(relation_gap(s, t, pairs, modalities))
-        else:
-            terms.append(other_modalities_gap(s, t, pairs, modalities, config))
-    return torch.stack(terms).mean()
+    if config.reading == "pairs":
+        terms = [
+            other_modalities_gap(s, t, pairs, modalities, config)
+            for s, t in zip(student, teacher, strict=True)
+        ]
+        return joint_mean(torch.stack(terms).mean(), len(pairs))
+    couples = present_couples(pairs, modalities)
+    terms = [relation_gap(s, t, couples) for s, t in zip(student, teacher, strict=True)]
+    return joint_mean(torch.stack(terms).mean(), len(couples.left))
 
 
 def other_modalities_gap(
@@ -102,25 +105,37 @@ def _kl_to_others(
     return temperature**2 * (others_e - (others_q * log_p).sum(dim=1)).mean()
 
 
-def relation_gap(student: Tensor, teacher: Tensor, pairs: Tensor, modalities: int) -> Tensor:
+class Couples(NamedTuple):
+    """Two modalities m < n that are both present in a sample; int64 ``[R]`` each."""
+
+    left: Tensor
+    """row of m among the student's maps"""
+    right: Tensor
+    """row of n among the student's maps"""
+    teacher_left: Tensor
+    """row of m among the teacher's maps"""
+    teacher_right: Tensor
+    """row of n among the teacher's maps"""
+
+
+def present_couples(pairs: Tensor, modalities: int) -> Couples:
+    """All couples of the present pairs (int64 ``[P]``, ``sample * modalities + modality``)."""
+    same_sample = pairs[:, None] // modalities == pairs[None, :] // modalities
+    left, right = (same_sample & (pairs[:, None] < pairs[None, :])).nonzero(as_tuple=True)
+    return Couples(left, right, pairs[left], pairs[right])
+
+
+def relation_gap(student: Tensor, teacher: Tensor, couples: Couples) -> Tensor:
     """Squared gap of the similarities between modalities, at one stage and each position x:
 
         mean over b, m < n both present, x of (cos(s_m(x), s_n(x)) - cos(t_m(x), t_n(x)))^2
 
     0 if no sample has two modalities.
     """
-    batch = len(teacher) // modalities
-    present = torch.zeros(batch * modalities, dtype=torch.bool, device=student.device)
-    present[pairs] = True
-    both = present.view(batch, modalities, 1) & present.view(batch, 1, modalities)
-    sample, m, n = both.triu(diagonal=1).nonzero(as_tuple=True)
-    if len(sample) == 0:
+    if len(couples.left) == 0:
         return student.sum() * 0.0
-    row_of = torch.zeros(batch * modalities, dtype=torch.long, device=student.device)
-    row_of[pairs] = torch.arange(len(pairs), device=student.device)
-    left, right = sample * modalities + m, sample * modalities + n
     s = F.normalize(student.float(), dim=1)
     t = F.normalize(teacher.detach().float(), dim=1)
-    similarity_s = (s[row_of[left]] * s[row_of[right]]).sum(dim=1)
-    similarity_t = (t[left] * t[right]).sum(dim=1)
+    similarity_s = (s[couples.left] * s[couples.right]).sum(dim=1)
+    similarity_t = (t[couples.teacher_left] * t[couples.teacher_right]).sum(dim=1)
     return F.mse_loss(similarity_s, similarity_t)

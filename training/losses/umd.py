@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.losses.distances import Distance, distance
+from training.losses.joint import joint_mean
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class UmdConfig:
 def unimodal_distillation(
     student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Tensor, config: UmdConfig
 ) -> Tensor:
-    """Mean over the stages i of ``d(s_i(m), t_i(m))``, over all present (sample, modality) pairs.
+    """Mean over the stages i of ``d(s_i(m), t_i(m))``, over all present (sample, modality) pairs
+    of the joint batch of all processes.
 
     Args:
         student: un-averaged maps of the present pairs, one a stage, ``[P, C_i, H_i, W_i]``.
@@ -42,4 +44,4 @@ def unimodal_distillation(
         distance(s, t[pairs], config.distance, config.temperature)
         for s, t in zip(student, teacher, strict=True)
     ]
-    return torch.stack(terms).mean()
+    return joint_mean(torch.stack(terms).mean(), len(pairs))
