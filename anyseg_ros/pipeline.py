@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from anyseg_ros.classes import IGNORE_ID
 from anyseg_ros.engine import Engine, Features
+from anyseg_ros.load import LoadShedder
 from anyseg_ros.modalities import (
     CameraModel,
     ModalityError,
@@ -67,6 +68,8 @@ class Segmentation:
     images: Mapping[Modality, npt.NDArray[np.uint8]] = field(repr=False)
     """The newest modality image of each used modality, uint8[H, W, 3]."""
     timings: Timings
+    shed: tuple[Modality, ...] = ()
+    """The skipped members that only the latency budget left out."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ class Pipeline:
     """Builds modality images, encodes what is new, fuses what is live. For one thread."""
 
     def __init__(
-        self, engine: Engine, rig: RigCalibration, output_size: OutputSize = "model"
+        self,
+        engine: Engine,
+        rig: RigCalibration,
+        output_size: OutputSize = "model",
+        latency_budget_s: float = 0.0,
     ) -> None:
         """Bind an engine to a rig.
 
@@ -90,8 +97,11 @@ class Pipeline:
             rig: the grid and the sensors' calibration. A modality without an entry cannot be used,
                 except the camera, which then is taken to be the grid's own.
             output_size: size of the labels: the model's input or the grid's native size.
+            latency_budget_s: seconds that a set may take; modalities that would exceed it are left
+                out, the last ones of the synchronizer's priority first. 0: no limit.
         """
         self._engine = engine
+        self.load = LoadShedder(latency_budget_s)
         self._output_size = output_size
         self.recalibrate(rig)
 
@@ -165,8 +175,9 @@ class Pipeline:
         skipped: dict[Modality, str] = {}
         images: dict[Modality, npt.NDArray[np.uint8]] = {}
         new: dict[Modality, tuple[int, int]] = {}
-        for modality, member in sorted(matched.members.items()):
-            key = (matched.epoch, member.stamp_ns)
+        build_s: dict[Modality, float] = {}
+        keys = {m: (matched.epoch, member.stamp_ns) for m, member in matched.members.items()}
+        for modality, key in keys.items():
             cached = self._cache.get(modality)
             if cached is not None and cached.key == key:
                 images[modality] = cached.image
@@ -177,7 +188,8 @@ class Pipeline:
             except ModalityError as error:
                 skipped[modality] = str(error)
             else:
-                new[modality] = key
+                new[modality] = keys[modality]
+                build_s[modality] = time.perf_counter() - began
         if not images:
             reasons = "; ".join(f"{m.label}: {reason}" for m, reason in skipped.items())
             raise NoUsableInputError(f"nothing to segment at {matched.stamp_ns} ns: {reasons}")
@@ -187,7 +199,18 @@ class Pipeline:
             encoded = self._engine.encode(
                 np.stack([images[modality] for modality in new]),
                 np.array([int(modality) for modality in new], np.int64),
+        # The members stand in order of priority.
+        to_build = [m for m in keys if m not in images and m in self._engine.card.modalities]
+        shed = self.load.choose(matched.anchor, to_build, tuple(images))
+        for modality, member in sorted(matched.members.items()):
+            if modality in images:
+                continue
+            if modality in shed:
+                skipped[modality] = (
+                    f"left out to keep the latency budget of {self.load.budget_s:g} s"
+                )
             )
+            began = time.perf_counter()
             for modality, features in zip(new, encoded, strict=True):
                 self._cache[modality] = _Encoded(new[modality], images[modality], features)
         done_encoding = time.perf_counter()
@@ -213,6 +236,7 @@ class Pipeline:
             return self._grid.letterbox.restore(labels), self._grid.letterbox.restore(confidence)
         if self._border is not None:
             labels, confidence = labels.copy(), confidence.copy()
+        self.load.measure(build_s, done_encoding - built, finished - done_encoding)
             labels[self._border] = IGNORE_ID
             confidence[self._border] = 0
         return labels, confidence
@@ -221,5 +245,6 @@ class Pipeline:
 def _sensor_data(message: Any) -> SensorData:
     if isinstance(message, tuple):
         return join_packets([_sensor_data(packet) for packet in message])  # type: ignore[misc]
+            shed=tuple(shed),
     data: SensorData = message() if callable(message) else message
     return data

@@ -9,9 +9,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
-from anyseg_ros.modality import Modality
+from anyseg_ros.load import LoadShedder
+from anyseg_ros.modality import Modality, subset_name
 from anyseg_ros.ros.parameters import SensorParameters
 from anyseg_ros.ros.publishers import key_values
+from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.transport import REMEDY
 from anyseg_ros.sync import StreamState, StreamStatus
 
@@ -27,6 +29,8 @@ class SensorLog:
     last_error: str = ""
     waiting_for: str = ""
     """Calibration that is missing; empty if none."""
+    qos_mismatch: str = ""
+    """A publisher that does not offer the QoS asked for, as a sentence; empty if none was there."""
     frame_ids: set[str] = field(default_factory=set)
 
 
@@ -135,6 +139,8 @@ def sensor_status(
         "rejected": log.rejected,
         "last_error": log.last_error,
     }
+    if log.qos_mismatch:
+        values["qos_mismatch"] = log.qos_mismatch
     if status.age_s is not None:
         values["age_s"] = float(status.age_s)
     return DiagnosticStatus(
@@ -143,4 +149,22 @@ def sensor_status(
         message=text or status.reason,
         hardware_id=",".join(sorted(log.frame_ids)),
         values=key_values(values),
+    )
+
+
+def load_values(load: LoadShedder) -> dict[str, object]:
+    """What the latency budget leaves out now, and in how many sets it left out which sensor."""
+    if load.budget_s <= 0:
+        return {}
+    counts = {f"shed_{m.label}": n for m, n in load.shed_counts.items() if n}
+    return {"latency_budget_s": load.budget_s, "shed": subset_name(load.shed), **counts}
+
+
+def stage_status(times: StageTimes) -> DiagnosticStatus:
+    """The profile: median and 95th percentile of each stage's last 100 durations, milliseconds."""
+    return DiagnosticStatus(
+        level=DiagnosticStatus.OK,
+        name="anyseg: stages",
+        message="median and 95th percentile of the last 100, in milliseconds",
+        values=key_values(times.values()),
     )

@@ -7,8 +7,15 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from anyseg_ros.decoding import EventPacketDecoder, data_stamp_ns
@@ -18,6 +25,7 @@ from anyseg_ros.ros import messages
 from anyseg_ros.ros.diagnostics import SensorLog
 from anyseg_ros.ros.messages import MessageError
 from anyseg_ros.ros.parameters import ParameterError, SensorParameters
+from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
 
 _DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
@@ -107,6 +115,7 @@ class SensorInput:
         on_info: InfoCallback | None,
         on_refused: RefusedCallback,
         warnings: ThrottledLog,
+        times: StageTimes,
     ) -> None:
         """Subscribe.
 
@@ -124,6 +133,7 @@ class SensorInput:
         self._on_refused = on_refused
         self._warnings = warnings
         self.log = SensorLog()
+        self._times = times
         message_class, self._decode = _message_and_decoder(modality, parameters)
         package = message_class.__module__.split(".")[0]
         self.message_type = f"{package}/msg/{message_class.__name__}"
@@ -131,7 +141,13 @@ class SensorInput:
         if parameters.enabled:
             self._subscriptions.append(
                 node.create_subscription(
-                    message_class, parameters.topic, self._on_message, input_qos(parameters)
+                    message_class,
+                    parameters.topic,
+                    self._on_message,
+                    input_qos(parameters),
+                    event_callbacks=SubscriptionEventCallbacks(
+                        incompatible_qos=self._on_incompatible_qos
+                    ),
                 )
             )
         self.topic = self._subscriptions[0].topic_name if self._subscriptions else parameters.topic
@@ -154,13 +170,26 @@ class SensorInput:
     def _on_message(self, message: Any) -> None:
         self.log.received += 1
         try:
-            data = self._decode(message)
+            with self._times.measure(f"decode_{self._modality.label}"):
+                data = self._decode(message)
             stamp = data_stamp_ns(message, data)
             self._on_data(self._modality, stamp, data, message.header.frame_id)
         except Exception as error:  # a message that breaks a decoder must not end the node
             self._on_refused(self._modality, self._refuse(self.topic, error))
 
     def _on_camera_info(self, message: Any) -> None:
+    def _on_incompatible_qos(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
+        """A publisher is there that does not offer what is asked for, so that nothing arrives of it."""
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        remedy = (
+            f"; set {self._modality.label}.qos_reliable to false" if policy == "RELIABILITY" else ""
+        )
+        self.log.qos_mismatch = (
+            f"QoS mismatch on {self.topic}: a publisher does not offer the {policy} that is asked for"
+            + remedy
+        )
+        self._warnings.warning(f"{self.topic} qos", self.log.qos_mismatch, 30.0)
+
         assert self._on_info is not None
         try:
             camera = messages.decode_camera_info(message, self._parameters.rectified)

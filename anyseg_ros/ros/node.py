@@ -33,7 +33,13 @@ from anyseg_ros.pipeline import Pipeline, Segmentation
 from anyseg_ros.resources import ResourceError, find_model
 from anyseg_ros.ros.calibration_source import CalibrationSource
 from anyseg_ros.ros.deadline_timer import DeadlineTimer
-from anyseg_ros.ros.diagnostics import explain_silence, find_publications, sensor_status
+from anyseg_ros.ros.diagnostics import (
+    explain_silence,
+    find_publications,
+    load_values,
+    sensor_status,
+    stage_status,
+)
 from anyseg_ros.ros.inputs import WINDOWED_TYPES, SensorInput, check_message_packages
 from anyseg_ros.ros.parameters import (
     PARAMETERS,
@@ -50,6 +56,7 @@ from anyseg_ros.ros.transport import configure_transport
 from anyseg_ros.ros.worker import SegmentationWorker
 from anyseg_ros.sync import MatchedSet, StreamConfig, StreamState, StreamStatus, Synchronizer
 
+from anyseg_ros.ros.stage_times import StageTimes
 NODE_NAME = "anyseg"
 
 _NS = 1_000_000_000
@@ -91,6 +98,7 @@ class SegmentationNode(LifecycleNode):
         self._statuses: dict[int, Mapping[Modality, StreamStatus]] = {}
         self._last_used: tuple[Modality, ...] | None = None
         self._last_result = ""
+        self._times = StageTimes()
         self._published = 0
         self._published_before = 0
 
@@ -235,6 +243,7 @@ class SegmentationNode(LifecycleNode):
             sensor = parameters.sensors[modality]
             # The camera's CameraInfo gives the grid, even to a rig that does not use its camera.
             wants_info = calibration.needs_camera_info(modality)
+        self._times.clear()
             if sensor.enabled or wants_info:
                 self._inputs[modality] = SensorInput(
                     self,
@@ -255,6 +264,7 @@ class SegmentationNode(LifecycleNode):
         for sensor in self._inputs.values():
             sensor.close()
         if self._worker is not None:
+                    self._times,
             self._worker.close()
         self._deadline_timer = None
         self._inputs = {}
@@ -355,7 +365,10 @@ class SegmentationNode(LifecycleNode):
         if rig is None:
             return
         if self._pipeline is None:
-            self._pipeline = Pipeline(self._engine, rig, self.parameters.output_size)
+            parameters = self.parameters
+            self._pipeline = Pipeline(
+                self._engine, rig, parameters.output_size, parameters.latency_budget_s
+            )
             self._worker = SegmentationWorker(self._pipeline, self._on_result, self._on_failure)
         elif self._worker is not None:
             self._worker.recalibrate(rig)
@@ -393,13 +406,18 @@ class SegmentationNode(LifecycleNode):
         publishers, pipeline = self._results, self._pipeline
         if publishers is None or pipeline is None or not self._active:
             return
-        publishers.publish(
-            matched,
-            result,
-            self._statuses.get(matched.stamp_ns, {}),
-            pipeline,
-            self.parameters.overlay_alpha,
-        )
+        with self._times.measure("publish"):
+            publishers.publish(
+                matched,
+                result,
+                self._statuses.get(matched.stamp_ns, {}),
+                pipeline,
+                self.parameters.overlay_alpha,
+            )
+        timings = result.timings
+        self._times.add("image", timings.build_s)
+        self._times.add("encode", timings.encode_s)
+        self._times.add("fuse", timings.fuse_s)
         self._published += 1
         self._last_published_at = time.monotonic()
         self._last_result = f"segmenting from {subset_name(result.used)}"
@@ -464,6 +482,8 @@ class SegmentationNode(LifecycleNode):
         sensor = self._inputs[modality]
         silence = ""
         if status.state in (StreamState.WAITING, StreamState.DROPPED):
+        if self._pipeline is not None:
+            self._pipeline.load.budget_s = self._settings.latency_budget_s
             silence = explain_silence(
                 sensor.topic,
                 sensor.message_type,
@@ -481,6 +501,7 @@ class SegmentationNode(LifecycleNode):
             self._log.warning(
                 f"{modality.label} status", f"{modality.label}: {report.message}", 10.0
             )
+            message.status.append(stage_status(self._times))
         return report
 
     def _overall_status(self) -> DiagnosticStatus:
@@ -543,6 +564,8 @@ def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> 
         # Ended by a signal in the midst of a callback that uses ROS: not an error.
     finally:
         node.release()
+            if self._pipeline is not None:
+                values |= load_values(self._pipeline.load)
         executor.shutdown()
         node.destroy_node()
 

@@ -255,6 +255,15 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         live=True,
     ),
     ParameterSpec(
+    ParameterSpec(
+        "latency_budget",
+        0.0,
+        "Seconds that building, encoding and fusing a set may take. Sensors that would exceed it are left "
+        "out, the last of priority first; 0 for no limit.",
+        0.0,
+        60.0,
+        live=True,
+    ),
         "output_size",
         "model",
         "Masks at the model's input size, or at the grid camera's size (nearest).",
@@ -306,6 +315,7 @@ class NodeParameters:
     priority: tuple[Modality, ...]
     max_wait_s: float
     output_size: OutputSize
+    latency_budget_s: float
     output_reliable: bool
     overlay_alpha: float
     autostart: bool
@@ -351,6 +361,7 @@ class NodeParameters:
             max_wait_s=checked["max_wait_s"],
             output_size=checked["output_size"],
             output_reliable=checked["output_reliable"],
+            latency_budget_s=checked["latency_budget"],
             overlay_alpha=checked["overlay_alpha"],
             autostart=checked["autostart"],
             health=health_parameters.health_settings(checked),
