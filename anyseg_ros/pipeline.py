@@ -181,7 +181,18 @@ class Pipeline:
             cached = self._cache.get(modality)
             if cached is not None and cached.key == key:
                 images[modality] = cached.image
+        # The members stand in order of priority.
+        to_build = [m for m in keys if m not in images and m in self._engine.card.modalities]
+        shed = self.load.choose(matched.anchor, to_build, tuple(images))
+        for modality, member in sorted(matched.members.items()):
+            if modality in images:
                 continue
+            if modality in shed:
+                skipped[modality] = (
+                    f"left out to keep the latency budget of {self.load.budget_s:g} s"
+                )
+                continue
+            began = time.perf_counter()
             try:
                 data = _sensor_data(member.message)
                 images[modality] = self.build_image(modality, data, member.stamp_ns)
@@ -199,18 +210,7 @@ class Pipeline:
             encoded = self._engine.encode(
                 np.stack([images[modality] for modality in new]),
                 np.array([int(modality) for modality in new], np.int64),
-        # The members stand in order of priority.
-        to_build = [m for m in keys if m not in images and m in self._engine.card.modalities]
-        shed = self.load.choose(matched.anchor, to_build, tuple(images))
-        for modality, member in sorted(matched.members.items()):
-            if modality in images:
-                continue
-            if modality in shed:
-                skipped[modality] = (
-                    f"left out to keep the latency budget of {self.load.budget_s:g} s"
-                )
             )
-            began = time.perf_counter()
             for modality, features in zip(new, encoded, strict=True):
                 self._cache[modality] = _Encoded(new[modality], images[modality], features)
         done_encoding = time.perf_counter()
@@ -219,6 +219,7 @@ class Pipeline:
         output = self._engine.fuse([self._cache[modality].features for modality in used])
         labels, confidence = self._place(output.labels, output.confidence)
         finished = time.perf_counter()
+        self.load.measure(build_s, done_encoding - built, finished - done_encoding)
         return Segmentation(
             stamp_ns=matched.stamp_ns,
             labels=labels,
@@ -227,6 +228,7 @@ class Pipeline:
             skipped=skipped,
             images=images,
             timings=Timings(built - started, done_encoding - built, finished - done_encoding),
+            shed=tuple(shed),
         )
 
     def _place(
@@ -236,7 +238,6 @@ class Pipeline:
             return self._grid.letterbox.restore(labels), self._grid.letterbox.restore(confidence)
         if self._border is not None:
             labels, confidence = labels.copy(), confidence.copy()
-        self.load.measure(build_s, done_encoding - built, finished - done_encoding)
             labels[self._border] = IGNORE_ID
             confidence[self._border] = 0
         return labels, confidence
@@ -245,6 +246,5 @@ class Pipeline:
 def _sensor_data(message: Any) -> SensorData:
     if isinstance(message, tuple):
         return join_packets([_sensor_data(packet) for packet in message])  # type: ignore[misc]
-            shed=tuple(shed),
     data: SensorData = message() if callable(message) else message
     return data

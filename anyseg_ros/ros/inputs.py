@@ -124,6 +124,7 @@ class SensorInput:
             on_info: called with the model of each CameraInfo; ``None`` if none is wanted.
             on_refused: called with modality and reason for each data message that is refused.
             warnings: where refused messages are logged.
+            times: where the time of decoding is noted.
         """
         self._node = node
         self._modality = modality
@@ -132,8 +133,8 @@ class SensorInput:
         self._on_info = on_info
         self._on_refused = on_refused
         self._warnings = warnings
-        self.log = SensorLog()
         self._times = times
+        self.log = SensorLog()
         message_class, self._decode = _message_and_decoder(modality, parameters)
         package = message_class.__module__.split(".")[0]
         self.message_type = f"{package}/msg/{message_class.__name__}"

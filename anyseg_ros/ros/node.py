@@ -50,13 +50,13 @@ from anyseg_ros.ros.parameters import (
     read_parameters,
 )
 from anyseg_ros.ros.publishers import ResultPublishers, key_values
+from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
 from anyseg_ros.ros.transforms import TransformSource
 from anyseg_ros.ros.transport import configure_transport
 from anyseg_ros.ros.worker import SegmentationWorker
 from anyseg_ros.sync import MatchedSet, StreamConfig, StreamState, StreamStatus, Synchronizer
 
-from anyseg_ros.ros.stage_times import StageTimes
 NODE_NAME = "anyseg"
 
 _NS = 1_000_000_000
@@ -89,6 +89,7 @@ class SegmentationNode(LifecycleNode):
         self._deadline_timer: DeadlineTimer | None = None
 
         self._log = ThrottledLog(self.get_logger())
+        self._times = StageTimes()
         self._activated_at = 0.0
         self._last_published_at = 0.0
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -98,7 +99,6 @@ class SegmentationNode(LifecycleNode):
         self._statuses: dict[int, Mapping[Modality, StreamStatus]] = {}
         self._last_used: tuple[Modality, ...] | None = None
         self._last_result = ""
-        self._times = StageTimes()
         self._published = 0
         self._published_before = 0
 
@@ -232,6 +232,7 @@ class SegmentationNode(LifecycleNode):
         assert calibration is not None and self._engine is not None
         self._activated_at = self._last_published_at = time.monotonic()
         self._log.forget()
+        self._times.clear()
         self._use_sim_time = bool(self.get_parameter("use_sim_time").value)
         self._last_now_ns = 0
         self._last_used = None
@@ -243,7 +244,6 @@ class SegmentationNode(LifecycleNode):
             sensor = parameters.sensors[modality]
             # The camera's CameraInfo gives the grid, even to a rig that does not use its camera.
             wants_info = calibration.needs_camera_info(modality)
-        self._times.clear()
             if sensor.enabled or wants_info:
                 self._inputs[modality] = SensorInput(
                     self,
@@ -253,6 +253,7 @@ class SegmentationNode(LifecycleNode):
                     self._on_camera_info if wants_info else None,
                     self._on_refused,
                     self._log,
+                    self._times,
                 )
         self._update_rig()
         self._deadline_timer = DeadlineTimer(self, self._poll)
@@ -264,7 +265,6 @@ class SegmentationNode(LifecycleNode):
         for sensor in self._inputs.values():
             sensor.close()
         if self._worker is not None:
-                    self._times,
             self._worker.close()
         self._deadline_timer = None
         self._inputs = {}
@@ -450,6 +450,8 @@ class SegmentationNode(LifecycleNode):
         )
         if self._health is not None and before.health != self._settings.health:
             self._health.configure(self._settings.health)
+        if self._pipeline is not None:
+            self._pipeline.load.budget_s = self._settings.latency_budget_s
         if self._active and times_changed:
             # Streams are live again with their next message; what they have sent is not lost.
             self._make_synchronizer()
@@ -465,6 +467,7 @@ class SegmentationNode(LifecycleNode):
             statuses = self._synchronizer.status(self._now_ns())
             for modality, status in sorted(statuses.items()):
                 message.status.append(self._sensor_status(modality, status))
+            message.status.append(stage_status(self._times))
         self._diagnostics.publish(message)
 
     def _update_waiting(self) -> None:
@@ -482,8 +485,6 @@ class SegmentationNode(LifecycleNode):
         sensor = self._inputs[modality]
         silence = ""
         if status.state in (StreamState.WAITING, StreamState.DROPPED):
-        if self._pipeline is not None:
-            self._pipeline.load.budget_s = self._settings.latency_budget_s
             silence = explain_silence(
                 sensor.topic,
                 sensor.message_type,
@@ -501,7 +502,6 @@ class SegmentationNode(LifecycleNode):
             self._log.warning(
                 f"{modality.label} status", f"{modality.label}: {report.message}", 10.0
             )
-            message.status.append(stage_status(self._times))
         return report
 
     def _overall_status(self) -> DiagnosticStatus:
@@ -530,6 +530,8 @@ class SegmentationNode(LifecycleNode):
                     "unusable_sets": counters.unusable,
                     "failed_sets": counters.failed,
                 }
+            if self._pipeline is not None:
+                values |= load_values(self._pipeline.load)
             silent_s = time.monotonic() - self._last_published_at
             if silent_s > _NO_OUTPUT_S:
                 level = DiagnosticStatus.ERROR
@@ -564,8 +566,6 @@ def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> 
         # Ended by a signal in the midst of a callback that uses ROS: not an error.
     finally:
         node.release()
-            if self._pipeline is not None:
-                values |= load_values(self._pipeline.load)
         executor.shutdown()
         node.destroy_node()
 

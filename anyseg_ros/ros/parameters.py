@@ -314,8 +314,8 @@ class NodeParameters:
     calibration_file: str
     priority: tuple[Modality, ...]
     max_wait_s: float
-    output_size: OutputSize
     latency_budget_s: float
+    output_size: OutputSize
     output_reliable: bool
     overlay_alpha: float
     autostart: bool
@@ -359,9 +359,9 @@ class NodeParameters:
             calibration_file=checked["calibration_file"],
             priority=tuple(order),
             max_wait_s=checked["max_wait_s"],
+            latency_budget_s=checked["latency_budget"],
             output_size=checked["output_size"],
             output_reliable=checked["output_reliable"],
-            latency_budget_s=checked["latency_budget"],
             overlay_alpha=checked["overlay_alpha"],
             autostart=checked["autostart"],
             health=health_parameters.health_settings(checked),
