@@ -178,7 +178,6 @@ class SensorInput:
         except Exception as error:  # a message that breaks a decoder must not end the node
             self._on_refused(self._modality, self._refuse(self.topic, error))
 
-    def _on_camera_info(self, message: Any) -> None:
     def _on_incompatible_qos(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         """A publisher is there that does not offer what is asked for, so that nothing arrives of it."""
         policy = qos_policy_name_from_kind(event.last_policy_kind)
@@ -191,6 +190,7 @@ class SensorInput:
         )
         self._warnings.warning(f"{self.topic} qos", self.log.qos_mismatch, 30.0)
 
+    def _on_camera_info(self, message: Any) -> None:
         assert self._on_info is not None
         try:
             camera = messages.decode_camera_info(message, self._parameters.rectified)

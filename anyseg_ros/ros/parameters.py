@@ -255,7 +255,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         live=True,
     ),
     ParameterSpec(
-    ParameterSpec(
         "latency_budget",
         0.0,
         "Seconds that building, encoding and fusing a set may take. Sensors that would exceed it are left "
@@ -264,6 +263,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         60.0,
         live=True,
     ),
+    ParameterSpec(
         "output_size",
         "model",
         "Masks at the model's input size, or at the grid camera's size (nearest).",
