@@ -10,13 +10,15 @@ from launch import LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from anyseg_ros.ros.transport import transport_environment
 
 SHARE = Path(get_package_share_directory("anyseg_ros"))
 SENSORS = ("camera", "depth", "event", "lidar")
+SHOWN = ("overlay", "segmentation", "confidence", "semantic_points")
+"""Topics in config/anyseg.rviz."""
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -68,6 +70,17 @@ ARGUMENTS = [
         "respawn", default_value="false", description="Start the node again if it ends."
     ),
     DeclareLaunchArgument(
+        "respawn_delay", default_value="2.0", description="Seconds before it is started again."
+    ),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", description="Start RViz with the package's displays."
+    ),
+    DeclareLaunchArgument(
+        "rviz_frame",
+        default_value="camera",
+        description="RViz's fixed frame: one that TF connects with the LiDAR's, or that one.",
+    ),
+    DeclareLaunchArgument(
         "log_level", default_value="info", description="debug, info, warn, error or fatal."
     ),
     DeclareLaunchArgument(
@@ -102,13 +115,35 @@ def _overrides(context: LaunchContext) -> dict[str, object]:
             raise RuntimeError(f"sensors:={given('sensors')}: expected some of {SENSORS}")
         values |= {f"{sensor}.enabled": sensor in chosen for sensor in SENSORS}
     for flag in ("autostart", "use_sim_time"):
-        values[flag] = given(flag).lower() in ("true", "1", "yes", "on")
+        values[flag] = _is_true(context, flag)
     return values
+
+
+def _is_true(context: LaunchContext, flag: str) -> bool:
+    return LaunchConfiguration(flag).perform(context).lower() in ("true", "1", "yes", "on")
+
+
+def _rviz(context: LaunchContext) -> Node:
+    parts = [
+        LaunchConfiguration(part).perform(context).strip("/") for part in ("namespace", "name")
+    ]
+    node = "/" + "/".join(part for part in parts if part)
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=[
+            *("-d", str(SHARE / "config" / "anyseg.rviz")),
+            *("-f", LaunchConfiguration("rviz_frame")),
+        ],
+        remappings=[(f"/anyseg/{topic}", f"{node}/{topic}") for topic in SHOWN],
+        parameters=[{"use_sim_time": _is_true(context, "use_sim_time")}],
+        output="log",
+    )
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     actions: list[LaunchDescriptionEntity] = []
-    if LaunchConfiguration("configure_transport").perform(context).lower() == "true":
+    if _is_true(context, "configure_transport"):
         actions += [
             SetEnvironmentVariable(name, value)
             for name, value in transport_environment(os.environ).items()
@@ -123,12 +158,14 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             namespace=LaunchConfiguration("namespace"),
             parameters=[LaunchConfiguration("params_file"), _overrides(context)],
             arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
-            respawn=LaunchConfiguration("respawn").perform(context).lower() == "true",
-            respawn_delay=2.0,
+            respawn=_is_true(context, "respawn"),
+            respawn_delay=float(LaunchConfiguration("respawn_delay").perform(context)),
             output="screen",
             emulate_tty=True,
         )
     )
+    if _is_true(context, "rviz"):
+        actions.append(_rviz(context))
     return actions
 
 
