@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from anyseg_ros.modalities import SensorData
+from anyseg_ros.modalities import EventPacket, SensorData
 from anyseg_ros.modalities.quality import (
     DEFAULT_LIMITS,
     Finding,
@@ -22,14 +22,27 @@ from anyseg_ros.modalities.quality import (
     QualityLimits,
 )
 from anyseg_ros.modality import Modality
-from anyseg_ros.sync import MatchedSet, Synchronizer
+from anyseg_ros.sync import MatchedSet, StreamState, Synchronizer
 
 _NS = 1_000_000_000
 _STAMPS = 8
 """Stamps remembered to tell a message delivered twice from a sensor that repeats itself."""
 
+_SUSPECT_PACKETS_NS = 200_000_000
+"""Packets of events kept of a stream that is watched."""
+
 CONTENT = "content"
 """Source of a quarantine: what a stream's own messages show."""
+CONSISTENCY = "consistency"
+"""Source of a quarantine: what the other streams show."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What a stream that the others accuse sent last, so that it can be watched."""
+
+    stamp_ns: int
+    message: SensorData | tuple[EventPacket, ...]
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,7 @@ class _Watched:
         self.checker = QualityChecker(modality, settings.limits[modality])
         self.hysteresis = Hysteresis(settings.hysteresis)
         self.reasons: dict[str, str] = {}
+        self.suspect: Suspect | None = None
         self.stamps: deque[int] = deque(maxlen=_STAMPS)
         self.health = StreamHealth()
 
@@ -155,6 +169,7 @@ class HealthMonitor:
             watched.hysteresis = Hysteresis(self._settings.hysteresis)
             watched.reasons.clear()
             watched.stamps.clear()
+            watched.suspect = None
             self._apply(modality, watched)
 
     # --- messages -------------------------------------------------------------------------------
@@ -177,6 +192,8 @@ class HealthMonitor:
         if finding is not None:
             watched.health.withheld += 1
             return self._synchronizer.withhold(modality, stamp_ns, now_ns)
+        if CONSISTENCY in watched.reasons:
+            self._watch(modality, watched, stamp_ns, data, now_ns)
         return self._synchronizer.add(modality, stamp_ns, data, now_ns)
 
     def refuse(self, modality: Modality, reason: str, now_ns: int) -> list[MatchedSet[Modality]]:
@@ -189,6 +206,30 @@ class HealthMonitor:
         if self._settings.enabled:
             self._note(modality, watched, f"refused: {reason}", now_ns)
         return self._synchronizer.refuse(modality, now_ns)
+
+    def _watch(
+        self, modality: Modality, watched: _Watched, stamp_ns: int, data: SensorData, now_ns: int
+    ) -> None:
+        """Keep what an accused stream sends; without two others nobody can accuse it any longer."""
+        others = [
+            status
+            for other, status in self._synchronizer.status(now_ns).items()
+            if other is not modality and status.state is StreamState.LIVE
+        ]
+        if len(others) < 2:
+            self.absolve(modality, CONSISTENCY)
+            return
+        message: SensorData | tuple[EventPacket, ...] = data
+        if isinstance(data, EventPacket):
+            before = watched.suspect.message if watched.suspect is not None else ()
+            kept = before if isinstance(before, tuple) else ()
+            recent = [
+                packet
+                for packet in kept
+                if len(packet.stamp_ns) and packet.stamp_ns[-1] > stamp_ns - _SUSPECT_PACKETS_NS
+            ]
+            message = (*recent, data)
+        watched.suspect = Suspect(stamp_ns, message)
 
     def _note(
         self, modality: Modality, watched: _Watched, finding: Finding | str | None, now_ns: int
@@ -216,8 +257,26 @@ class HealthMonitor:
     def absolve(self, modality: Modality, source: str) -> None:
         """Take one source's reason back; the stream is released when none is left."""
         watched = self._watched[modality]
+        if source == CONSISTENCY:
+            watched.suspect = None
         if watched.reasons.pop(source, None) is not None:
             self._apply(modality, watched)
+
+    def accuse_only(self, accused: Mapping[Modality, str]) -> None:
+        """Take over the verdict of a consistency check: these modalities depart, no others."""
+        for modality in self._watched:
+            if modality in accused:
+                self.accuse(modality, CONSISTENCY, accused[modality])
+            else:
+                self.absolve(modality, CONSISTENCY)
+
+    def suspects(self) -> dict[Modality, Suspect]:
+        """What the accused streams sent last. May be called from another thread."""
+        return {
+            modality: suspect
+            for modality, watched in self._watched.items()
+            if (suspect := watched.suspect) is not None
+        }
 
     def _apply(self, modality: Modality, watched: _Watched) -> None:
         if watched.reasons:

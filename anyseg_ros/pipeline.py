@@ -106,6 +106,10 @@ class Pipeline:
         self.recalibrate(rig)
 
     @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @property
     def grid(self) -> SegmentationGrid:
         return self._grid
 
@@ -160,6 +164,19 @@ class Pipeline:
                 "are needed from the calibration file or TF"
             )
         return builder.build(data, end_stamp_ns)
+
+    def features_of(self, result: Segmentation) -> dict[Modality, Features]:
+        """What the network made of each modality of the set that was segmented last."""
+        return {modality: self._cache[modality].features for modality in result.used}
+
+    def encode_alone(self, modality: Modality, message: Any, end_stamp_ns: int) -> Features:
+        """Features of one message (or packets) outside any set; nothing is kept.
+
+        Raises:
+            ModalityError: if the sensor is not calibrated, or the data cannot be used.
+        """
+        image = self.build_image(modality, _sensor_data(message), end_stamp_ns)
+        return self._engine.encode(image[None], np.array([int(modality)], np.int64))[0]
 
     def segment(self, matched: MatchedSet) -> Segmentation:
         """Segment one matched set.

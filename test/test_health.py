@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sensor_scenes import lidar
 
 from anyseg_ros.health import HealthMonitor, HealthSettings, Hysteresis, HysteresisSettings
 from anyseg_ros.modalities import CameraFrame
@@ -80,11 +81,6 @@ class Rig:
         noisy = smooth[..., None] + self.random.normal(0, 2, (48, 64, 3))
         return CameraFrame(np.clip(noisy, 0, 255).astype(np.uint8))
 
-    def scan(self):
-        from test.modalities.test_quality import lidar
-
-        return lidar()
-
     def step(self, camera=None, refused=""):
         self.tick += 1
         now = self.tick * PERIOD
@@ -92,7 +88,7 @@ class Rig:
             self.sets += self.monitor.refuse(Modality.CAMERA, refused, now)
         else:
             self.sets += self.monitor.add(Modality.CAMERA, now, camera or self.picture(), now)
-        self.sets += self.monitor.add(Modality.LIDAR, now - 5 * MS, self.scan(), now + MS)
+        self.sets += self.monitor.add(Modality.LIDAR, now - 5 * MS, lidar(), now + MS)
         self.sets += self.sync.poll(now + 60 * MS)
         return self.status().state
 
@@ -192,14 +188,14 @@ def test_a_quarantine_goes_with_the_monitor_to_another_synchronizer():
 def test_two_sources_must_both_take_their_reason_back():
     rig = Rig()
     rig.step()
-    rig.monitor.accuse(Modality.CAMERA, "consistency", "departs from the others")
+    rig.monitor.accuse(Modality.CAMERA, "operator", "departs from the others")
     for _ in range(5):
         rig.step(BLACK)
     assert "departs" in rig.status().reason and "black" in rig.status().reason
     for _ in range(8):
         rig.step()
     assert rig.status().reason == "departs from the others"
-    rig.monitor.absolve(Modality.CAMERA, "consistency")
+    rig.monitor.absolve(Modality.CAMERA, "operator")
     assert rig.step() is StreamState.LIVE
 
 
@@ -217,4 +213,39 @@ def test_a_reset_forgets_quarantines():
     for _ in range(5):
         rig.step(BLACK)
     rig.monitor.reset()
+    assert rig.step() is StreamState.LIVE
+
+
+def test_an_accused_stream_is_watched_while_two_others_can_accuse_it():
+    config = StreamConfig(0.5, 0.06, 0.25)
+    rigged = (Modality.CAMERA, Modality.EVENT, Modality.LIDAR)
+    sync = Synchronizer(dict.fromkeys(rigged, config), list(rigged), 0.05)
+    monitor = HealthMonitor(sync, rigged)
+    rig = Rig()
+
+    def step(i, *modalities):
+        now = i * PERIOD
+        for modality in modalities:
+            data = lidar() if modality is Modality.LIDAR else rig.picture()
+            monitor.add(modality, now, data, now)
+        return sync.status(now)[Modality.CAMERA].state
+
+    for i in range(5):
+        step(i, *rigged)
+    assert monitor.suspects() == {}
+    monitor.accuse_only({Modality.CAMERA: "departs"})
+    assert step(6, *rigged) is StreamState.QUARANTINED
+    assert monitor.suspects()[Modality.CAMERA].stamp_ns == 6 * PERIOD
+    for i in range(7, 14):
+        state = step(i, Modality.LIDAR, Modality.CAMERA)
+    assert state is StreamState.LIVE, "one other stream alone accuses nobody"
+    assert monitor.suspects() == {}
+
+
+def test_a_verdict_that_names_nobody_releases():
+    rig = Rig()
+    rig.step()
+    rig.monitor.accuse_only({Modality.CAMERA: "departs"})
+    assert rig.status().state is StreamState.QUARANTINED
+    rig.monitor.accuse_only({})
     assert rig.step() is StreamState.LIVE

@@ -17,13 +17,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from anyseg_ros import __version__
+from anyseg_ros.consistency import ConsistencyError, load_profile
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
 from anyseg_ros.evaluation.bag import Bag, BagError, bag_name, find_bags
 from anyseg_ros.evaluation.evaluate import (
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SourceError,
         OutageError,
         CalibrationError,
+        ConsistencyError,
         ModelError,
         EngineError,
         ModalityError,
@@ -287,9 +289,7 @@ def _options(parsed: argparse.Namespace) -> EvaluationOptions:
     if parsed.outages:
         load_outages(parsed.outages)  # a wrong timetable is told before the replay
     return EvaluationOptions(
-        settings=ReplaySettings(
-            settings.sensors, settings.priority, settings.max_wait_s, parsed.clock
-        ),
+        settings=replace(settings, clock=parsed.clock),
         calibration=load_calibration(parsed.calibration) if parsed.calibration else None,
         overrides=Overrides(
             topics=by_sensor(parsed.topic, "--topic"),
@@ -389,6 +389,8 @@ def _evaluate_here(
     job: Job, engine: Engine, options: EvaluationOptions, parsed: argparse.Namespace
 ) -> int:
     """Evaluate in this process, say what is found, write the report."""
+    profile = load_profile(find_model(parsed.model), engine.card)
+    options = replace(options, settings=replace(options.settings, profile=profile))
     try:
         with Bag(job.files) as bag:
             listeners = _listeners(bag, job, parsed, engine)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from anyseg_ros.consistency import ConsistencyCheck, ConsistencyProfile, ConsistencySettings
 from anyseg_ros.decoding import MessageError, check_against_calibration, data_stamp_ns
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
@@ -21,6 +22,7 @@ from anyseg_ros.evaluation.faults import Delivery, FaultInjector
 from anyseg_ros.evaluation.outages import Outage
 from anyseg_ros.evaluation.sources import WINDOWED_KINDS, Decoder, Rig, SourceError, Sources
 from anyseg_ros.health import HealthMonitor, HealthSettings
+from anyseg_ros.health_parameters import consistency_settings, health_settings, parameter_values
 from anyseg_ros.modalities import SensorData
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
@@ -52,10 +54,13 @@ class ReplaySettings:
     clock: Clock = "log"
     """Receipt time: when messages were recorded, or, where that tells nothing, their stamps."""
     health: HealthSettings = field(default_factory=HealthSettings)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    profile: ConsistencyProfile | None = None
+    """the model's usual disagreements"""
 
 
 def load_settings(path: Path) -> ReplaySettings:
-    """The timing parameters of a node's parameter file.
+    """The timing and health parameters of a node's parameter file.
 
     Raises:
         SourceError: if the file cannot be read, or has no ``ros__parameters``.
@@ -84,8 +89,13 @@ def load_settings(path: Path) -> ReplaySettings:
             sensors[modality] = replace(settings.sensors[modality], **values)  # type: ignore[arg-type]
         order = [Modality.from_label(str(label)) for label in parameters.get("priority", ())]
         order += [m for m in MODALITIES if m not in order]
+        health = parameter_values(parameters)
         return ReplaySettings(
-            sensors, tuple(order), float(parameters.get("max_wait_s", settings.max_wait_s))
+            sensors,
+            tuple(order),
+            float(parameters.get("max_wait_s", settings.max_wait_s)),
+            health=health_settings(health),
+            consistency=consistency_settings(health),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{path}: {error}") from None
@@ -242,6 +252,7 @@ class Walk:
             max_wait_s=settings.max_wait_s,
         )
         self.health = HealthMonitor(self.synchronizer, used, settings.health)
+        self.consistency = ConsistencyCheck(settings.consistency, settings.profile)
         self._start_ns = start_ns
         self._now_ns = start_ns
         self._max_wait_ns = round(settings.max_wait_s * NS_PER_S)
@@ -329,6 +340,9 @@ class Walk:
             except NoUsableInputError as error:
                 yield SetResult(matched, now_ns, bag_time_s, None, str(error))
             else:
+                verdict = self.consistency.after(self.pipeline, done, self.health.suspects())
+                if verdict is not None:
+                    self.health.accuse_only(verdict)
                 yield SetResult(matched, now_ns, bag_time_s, done, "")
 
     def segment_subset(

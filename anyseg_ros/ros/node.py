@@ -18,6 +18,12 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from anyseg_ros.consistency import (
+    ConsistencyCheck,
+    ConsistencyError,
+    ConsistencyProfile,
+    load_profile,
+)
 from anyseg_ros.decoding import check_against_calibration
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
 from anyseg_ros.health import HealthMonitor
@@ -85,6 +91,9 @@ class SegmentationNode(LifecycleNode):
         self._worker: SegmentationWorker | None = None
         self._synchronizer: Synchronizer | None = None
         self._health: HealthMonitor | None = None
+        self._profile: ConsistencyProfile | None = None
+        self._consistency: ConsistencyCheck | None = None
+        self._verdict: dict[Modality, str] | None = None
         self._inputs: dict[Modality, SensorInput] = {}
         self._deadline_timer: DeadlineTimer | None = None
 
@@ -130,6 +139,7 @@ class SegmentationNode(LifecycleNode):
                 find_model(parameters.model), parameters.engine, parameters.threads
             )
             self._say_what_the_model_is(self._engine)
+            self._profile = load_profile(find_model(parameters.model), self._engine.card)
             _warm_up(self._engine)
             modalities = [m for m in self._engine.card.modalities if parameters.sensors[m].enabled]
             if not modalities:
@@ -148,6 +158,7 @@ class SegmentationNode(LifecycleNode):
         except (
             ParameterError,
             CalibrationError,
+            ConsistencyError,
             ModelError,
             EngineError,
             ModalityError,
@@ -272,6 +283,8 @@ class SegmentationNode(LifecycleNode):
         self._pipeline = None
         self._synchronizer = None
         self._health = None
+        self._consistency = None
+        self._verdict = None
         self._statuses.clear()
 
     def _make_synchronizer(self) -> None:
@@ -313,6 +326,7 @@ class SegmentationNode(LifecycleNode):
             self._synchronizer.reset()
             if self._health is not None:
                 self._health.reset()
+            self._start_consistency()
             if self._worker is not None:
                 self._worker.reset()
         self._last_now_ns = now
@@ -335,6 +349,7 @@ class SegmentationNode(LifecycleNode):
             return
         sensor = self._pipeline.rig.sensors.get(modality)
         check_against_calibration(modality, data, sensor.camera if sensor else None)
+        self._apply_verdict()
         now = self._now_ns()
         self._emit(health.add(modality, stamp, data, now), now)
 
@@ -369,6 +384,7 @@ class SegmentationNode(LifecycleNode):
             self._pipeline = Pipeline(
                 self._engine, rig, parameters.output_size, parameters.latency_budget_s
             )
+            self._start_consistency()
             self._worker = SegmentationWorker(self._pipeline, self._on_result, self._on_failure)
         elif self._worker is not None:
             self._worker.recalibrate(rig)
@@ -391,8 +407,19 @@ class SegmentationNode(LifecycleNode):
 
     def _poll(self) -> None:
         if self._active and self._synchronizer is not None:
+            self._apply_verdict()
             now = self._now_ns()
             self._emit(self._synchronizer.poll(now), now)
+
+    def _start_consistency(self) -> None:
+        self._consistency = ConsistencyCheck(self.parameters.consistency, self._profile)
+        self._verdict = None
+
+    def _apply_verdict(self) -> None:
+        """Take over what the worker's thread has found out about the sensors."""
+        verdict, self._verdict = self._verdict, None
+        if verdict is not None and self._health is not None:
+            self._health.accuse_only(verdict)
 
     def _arm_deadline(self, now: int) -> None:
         """Wake up when the synchronizer next has something to decide."""
@@ -426,6 +453,11 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().info(f"segmenting from {subset_name(result.used)}")
         for modality, reason in result.skipped.items():
             self._log.warning(f"{modality.label} skipped", f"{modality.label} not used: {reason}")
+        consistency, health = self._consistency, self._health
+        if consistency is not None and health is not None:
+            verdict = consistency.after(pipeline, result, health.suspects())
+            if verdict is not None:
+                self._verdict = verdict
 
     def _on_failure(self, matched: MatchedSet, error: Exception) -> None:
         if not self.context.ok():
@@ -450,6 +482,8 @@ class SegmentationNode(LifecycleNode):
         )
         if self._health is not None and before.health != self._settings.health:
             self._health.configure(self._settings.health)
+        if self._consistency is not None:
+            self._consistency.settings = self._settings.consistency
         if self._pipeline is not None:
             self._pipeline.load.budget_s = self._settings.latency_budget_s
         if self._active and times_changed:

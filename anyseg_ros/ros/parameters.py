@@ -20,11 +20,12 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from anyseg_ros import health_parameters
+from anyseg_ros.consistency import ConsistencySettings
 from anyseg_ros.engine import ENGINES
 from anyseg_ros.health import HealthSettings
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.pipeline import OutputSize
-from anyseg_ros.ros import health_parameters
 
 SENSOR_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.CAMERA: ("image", "compressed"),
@@ -320,6 +321,7 @@ class NodeParameters:
     overlay_alpha: float
     autostart: bool
     health: HealthSettings
+    consistency: ConsistencySettings
     sensors: Mapping[Modality, SensorParameters]
 
     @classmethod
@@ -365,6 +367,7 @@ class NodeParameters:
             overlay_alpha=checked["overlay_alpha"],
             autostart=checked["autostart"],
             health=health_parameters.health_settings(checked),
+            consistency=health_parameters.consistency_settings(checked),
             sensors=sensors,
         )
 

@@ -1,7 +1,11 @@
 """What a sensor sends when it fails is found; what a healthy one sends in any weather is not."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
+from sensor_scenes import RANDOM, camera, depth, events, lidar, scene
 
 from anyseg_ros.modalities import CameraFrame, DepthFrame, EventPacket, LidarScan
 from anyseg_ros.modalities.quality import (
@@ -12,58 +16,6 @@ from anyseg_ros.modalities.quality import (
     roughness,
 )
 from anyseg_ros.modality import Modality
-
-RANDOM = np.random.default_rng(7)
-
-
-def scene(height=240, width=320):
-    """A smooth picture with edges, float 0..1."""
-    y, x = np.mgrid[:height, :width]
-    smooth = 0.5 + 0.3 * np.sin(x / 37) * np.cos(y / 23)
-    return np.where((x // 60 + y // 50) % 2 == 0, smooth, 0.6 * smooth)
-
-
-def camera(noise=1.0, gain=255.0):
-    picture = scene()[..., None] * gain * np.array([0.9, 1.0, 0.8])
-    picture = picture + RANDOM.normal(0, noise, picture.shape)
-    return CameraFrame(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-
-
-def depth(noise=0.002):
-    metres = (2 + 20 * scene()) * (1 + RANDOM.normal(0, noise, (240, 320)))
-    metres[:60] = 0
-    return DepthFrame(metres.astype(np.float32))
-
-
-def lidar(keep=slice(None), noise=0.01):
-    azimuth = np.deg2rad(np.arange(-180, 180, 0.5))[:, None]
-    elevation = np.deg2rad(np.linspace(-20, -3, 16))[None]
-    distance = np.minimum(1.9 / -np.sin(elevation), 14 + 8 * np.sin(3 * azimuth))
-    distance = distance + RANDOM.normal(0, noise, distance.shape)
-    points = distance[..., None] * np.stack(
-        np.broadcast_arrays(
-            np.cos(azimuth) * np.cos(elevation),
-            np.sin(azimuth) * np.cos(elevation),
-            np.sin(elevation),
-        ),
-        -1,
-    )
-    points = points[keep].reshape(-1, 3).astype(np.float32)
-    return LidarScan(points, np.full(len(points), 0.5, np.float32))
-
-
-def events(count, end_ns, uniform=False, size=(640, 480)):
-    if uniform:
-        x, y = RANDOM.integers(0, size[0], count), RANDOM.integers(0, size[1], count)
-    else:  # edges
-        x = np.clip(RANDOM.choice([80, 300, 310, 500], count) + RANDOM.normal(0, 6, count), 0, 639)
-        y = RANDOM.integers(100, 400, count)
-    x, y = x.astype(np.uint16), y.astype(np.uint16)
-    if count:  # the sensor's size is learned from what it has shown
-        x[0], y[0] = size[0] - 1, size[1] - 1
-    times = np.linspace(end_ns - 9_000_000, end_ns, count).astype(np.int64)
-    return EventPacket(x, y, RANDOM.integers(0, 2, count).astype(np.uint8), times)
-
 
 HEALTHY = {
     Modality.CAMERA: camera,
@@ -170,8 +122,6 @@ def test_a_ring_of_two_buffers_is_frozen():
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_a_still_scene_with_a_sensors_noise_is_not_frozen(quality):
-    import cv2
-
     checker = QualityChecker(Modality.CAMERA)
     for _ in range(10):
         jpeg = cv2.imencode(".jpg", camera(noise=0.5).image, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -190,8 +140,6 @@ def test_a_frozen_camera_with_a_moving_time_stamp_in_its_corner():
 
 
 def test_a_switched_off_check_finds_nothing():
-    from dataclasses import replace
-
     limits = replace(DEFAULT_LIMITS[Modality.CAMERA], frozen_share=0.0, black_level=0.0)
     limits = replace(limits, flat_contrast=0.0)
     checker = QualityChecker(Modality.CAMERA, limits)

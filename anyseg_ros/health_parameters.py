@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anyseg_ros.consistency import ConsistencySettings
 from anyseg_ros.health import HealthSettings, HysteresisSettings
 from anyseg_ros.modalities.quality import DEFAULT_LIMITS, QualityLimits
 from anyseg_ros.modality import MODALITIES, Modality
 
 _HYSTERESIS = HysteresisSettings()
+_CONSISTENCY = ConsistencySettings()
 
 SWITCHES: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
     (
@@ -47,6 +49,20 @@ SWITCHES: tuple[tuple[str, Any, str, float | None, float | None], ...] = (
         "Or good messages in a row, two at least, for so many seconds.",
         0.01,
         60.0,
+    ),
+    (
+        "consistency.every",
+        _CONSISTENCY.every,
+        "Every so many sets each sensor's own prediction is held against that of the others; 0: never.",
+        0,
+        100000,
+    ),
+    (
+        "consistency.threshold",
+        _CONSISTENCY.threshold,
+        "Deviations over its usual disagreement from which on a sensor departs from the others.",
+        0.0,
+        1000.0,
     ),
 )
 """name, default, description, minimum, maximum of each parameter that holds for all sensors"""
@@ -128,6 +144,21 @@ _LIMITS = (
 )
 
 
+def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of all health parameters, the defaults where a parameter file's sections say nothing.
+
+    Raises:
+        TypeError, ValueError: if a value is of another type.
+    """
+    specs = [*SWITCHES, *(limit for modality in MODALITIES for limit in limits_of(modality))]
+    values = {}
+    for name, default, *_ in specs:
+        section, key = name.split(".")
+        given = parameters.get(section, {}).get(key, default)
+        values[name] = type(default)(given)
+    return values
+
+
 def limits_of(modality: Modality) -> list[tuple[str, Any, str, float, float]]:
     """Name, default, description, minimum and maximum of each limit of one sensor."""
     return [
@@ -162,4 +193,12 @@ def health_settings(values: Mapping[str, Any]) -> HealthSettings:
             values["health.good_time"],
         ),
         limits=limits,
+    )
+
+
+def consistency_settings(values: Mapping[str, Any]) -> ConsistencySettings:
+    """Settings from checked parameter values; switched off with the other checks."""
+    return ConsistencySettings(
+        every=values["consistency.every"] if values["health.enabled"] else 0,
+        threshold=values["consistency.threshold"],
     )
