@@ -77,6 +77,7 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
             **{key: data[key] for key in ("label_fraction",) if key in data},
             **{key: trained.method[key] for key in ("weights",) if key in trained.method},
             "encoder": trained.network.config.encoder,
+            "late_stages": trained.network.config.late_stages,
             "metrics": metrics,
         },
         model_id=weights_hash(weights),
@@ -89,6 +90,7 @@ def export(
     name: str,
     metrics: dict[str, Any] | None = None,
     prediction: str = ENSEMBLE,
+    output_stride: int = 1,
 ) -> ModelCard:
     """Write the graphs of a model and check them against torch.
 
@@ -98,6 +100,7 @@ def export(
         name: name of the model, for its card.
         metrics: measured quality, for its card.
         prediction: which prediction of a Linear Fusion network.
+        output_stride: 2 for decisions on every second pixel and row only, of other networks.
 
     Raises:
         ExportError: if ONNX Runtime and torch disagree, or the network has no such prediction.
@@ -114,7 +117,7 @@ def export(
         attach_card(folder / "segment.onnx", card.for_graph("segment"))
         check_segment(segment, folder)
         return card.for_graph("segment")
-    encode, fuse = exportable(trained.network, height, width)
+    encode, fuse = exportable(trained.network, height, width, output_stride)
     folder.mkdir(parents=True, exist_ok=True)
     write_graphs(encode, fuse, folder, height, width)
     for graph in ("encode", "fuse"):
@@ -129,9 +132,9 @@ def write_graphs(
     """Write ``encode.onnx`` (K dynamic) and ``fuse.onnx`` (M dynamic) for inputs of one size."""
     images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     ids = torch.tensor([0, 1])
-    features = [f"f{level}" for level in range(1, 5)]
     with torch.no_grad():
         maps = encode(images, ids)
+        features = [f"f{level + 1}" for level in range(len(maps))]
         count = torch.export.Dim("K", min=1, max=8)
         torch.onnx.export(
             encode,
@@ -152,7 +155,7 @@ def write_graphs(
             dynamo=True,
             input_names=features,
             output_names=["labels", "confidence"],
-            dynamic_shapes={name: {0: live} for name in features},
+            dynamic_shapes={"maps": tuple({0: live} for _ in features)},
             external_data=False,
             verbose=False,
         )
@@ -251,6 +254,13 @@ def main(arguments: list[str] | None = None) -> None:
         default=ENSEMBLE,
         help="of a Linear Fusion network: ensemble, live or a modality's name",
     )
+    parser.add_argument(
+        "--output-stride",
+        type=int,
+        default=1,
+        choices=(1, 2),
+        help="2 decides on every second pixel and row only, and repeats it: faster, borders a pixel coarser",
+    )
     parser.add_argument("--name", help="name in the model card; default: the folder's")
     parser.add_argument(
         "--metrics", type=Path, help="JSON of training/evaluate.py; its mean goes into the card"
@@ -262,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
         metrics = {row["subset"]: row["miou"] for row in rows if row["condition"] == "all"}
     trained = load_trained(options.checkpoint, options.weights)
     name = options.name or options.folder.name
-    card = export(trained, options.folder, name, metrics, options.prediction)
+    card = export(trained, options.folder, name, metrics, options.prediction, options.output_stride)
     size = sum(path.stat().st_size for path in options.folder.glob("*.onnx")) / 1e6
     print(f"{options.folder}: {card.name} {card.model_id}, {size:.1f} MB, checked against torch")
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from benchmarks.segformer_twin import transformers_twin
 from training.models.encoder import MIT_SIZES, MixTransformer
+from training.models.fast_encoder import ConvNorm, run_stages
 from training.models.fusion import mean_over_present
-from training.models.graphs import EncodeGraph, FoldedHead, exportable
+from training.models.graphs import EncodeGraph, FoldedHead, decide, exportable
 from training.models.head import MlpHead, resize_tokens
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
 
@@ -47,61 +48,10 @@ def test_unknown_encoder_is_named():
         MixTransformer("mit_b9")
 
 
-def transformers_twin(network: AnymodalSegmentor) -> SegformerForSemanticSegmentation:
-    """transformers' SegFormer with the weights of ours, and the eps that its own code ignores."""
-    shape = MIT_SIZES[network.config.encoder]
-    twin = SegformerForSemanticSegmentation(
-        SegformerConfig(
-            hidden_sizes=list(shape.channels),
-            depths=list(shape.depths),
-            decoder_hidden_size=network.config.head_width,
-            num_labels=network.config.classes,
-            drop_path_rate=0.0,
-        )
-    ).eval()
-    weights = {}
-    for name, value in network.state_dict().items():
-        if name in ("mean", "std"):
-            continue
-        for ours, theirs in (
-            ("encoder.stages", "segformer.stages"),
-            ("patch_embed.norm", "patch_embeddings.layer_norm"),
-            ("patch_embed.proj", "patch_embeddings.proj"),
-            ("attention.reduce", "attention.sequence_reduction.sequence_reduction"),
-            ("attention.norm", "attention.sequence_reduction.layer_norm"),
-            ("attention.q.", "attention.q_proj."),
-            ("attention.proj", "attention.o_proj"),
-            ("norm1", "layernorm_before"),
-            ("norm2", "layernorm_after"),
-            ("mlp.depthwise", "mlp.dwconv.dwconv"),
-            ("head.projections", "decode_head.linear_projections"),
-            ("head.fuse", "decode_head.linear_fuse"),
-            ("head.norm", "decode_head.batch_norm"),
-            ("head.classifier", "decode_head.classifier"),
-        ):
-            name = name.replace(ours, theirs)
-        if "linear_projections" in name:
-            stem, kind = name.rsplit(".", 1)
-            name = f"{stem}.proj.{kind}"
-        if name.startswith("segformer") and name.split(".")[3] == "norm":
-            name = name.replace(".norm.", ".layer_norm.")
-        if "attention.kv." in name:
-            for part, half in zip(("k_proj", "v_proj"), value.chunk(2), strict=True):
-                weights[name.replace("kv", part)] = half
-        else:
-            weights[name] = value
-    twin.load_state_dict(weights, strict=True)
-    for stage in twin.segformer.stages:
-        stage.layer_norm.eps = 1e-6
-        for block in stage.blocks:
-            block.layernorm_before.eps = block.layernorm_after.eps = 1e-6
-    return twin
-
-
 @torch.no_grad()
 def test_one_modality_equals_transformers_segformer():
     network = small_network()
-    twin = transformers_twin(network)
+    twin = transformers_twin(network).eval()
     images = torch.randint(0, 256, (2, 3, 64, 96))
     ids = torch.tensor([0, 2])
     ours = network(images, ids, torch.arange(2), 2)
@@ -179,20 +129,89 @@ def test_resizing_as_matrix_products_is_bilinear():
     torch.testing.assert_close(resize_tokens(x, 20, 21), expected, atol=1e-6, rtol=1e-6)
 
 
+NETWORKS = [
+    {},
+    {"late_stages": 2},
+    {"encoder": "fast_xs"},
+    {"encoder": "fast_s", "late_stages": 2},
+    {"encoder": "fast_m", "late_stages": 3},
+]
+
+
+@pytest.mark.parametrize("changes", NETWORKS, ids=str)
 @torch.no_grad()
-def test_graphs_equal_the_network():
-    network = small_network()
+def test_graphs_equal_the_network(changes):
+    network = small_network(**changes)
     images = torch.randint(0, 256, (3, 64, 96, 3), dtype=torch.uint8)
     ids = torch.tensor([3, 0, 1])
     logits = network(images.permute(0, 3, 1, 2), ids, torch.zeros(3, dtype=torch.long), 1)
     probability = full_size(logits, 64, 96)[0].softmax(-1)
     encode, fuse = exportable(network, 64, 96)
     assert isinstance(encode, EncodeGraph)
-    labels, confidence = fuse(*encode(images, ids))
+    maps = encode(images, ids)
+    assert len(maps) == 4 - changes.get("late_stages", 0)
+    labels, confidence = fuse(*maps)
     assert labels.dtype == confidence.dtype == torch.uint8
     agreement = (labels == probability.argmax(-1)).float().mean()
-    assert agreement > 0.999
+    assert agreement >= 0.9999
     np.testing.assert_allclose(confidence, 255 * probability.amax(-1), atol=1.0)
+
+
+@torch.no_grad()
+def test_logits_of_the_graphs_equal_the_networks():
+    network = small_network()
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    ids = torch.tensor([1, 2])
+    expected = network(images.permute(0, 3, 1, 2), ids, torch.zeros(2, dtype=torch.long), 1)
+    encode, fuse = exportable(network, 64, 96)
+    logits = fuse.head([level.mean(0, keepdim=True) for level in encode(images, ids)])
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_sure_but_opposite_neighbours_give_a_confidence():
+    # 0 / 0 if the exponentials of the border between them were left to underflow.
+    logits = torch.full((1, 3, 4, 4), -500.0)
+    logits[:, 0, :, :2] = logits[:, 1, :, 2:] = 500.0
+    labels, confidence = decide(logits, (16, 16))
+    assert torch.equal(labels[:, :4], torch.zeros(16, 4))
+    assert torch.equal(labels[:, -4:], torch.ones(16, 4))
+    assert bool(confidence.isfinite().all()) and confidence.max() == 255
+
+
+@torch.no_grad()
+def test_output_stride_two_decides_on_every_second_pixel():
+    network = small_network(encoder="fast_xs", late_stages=2)
+    images = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    ids = torch.tensor([0])
+    encode, fuse = exportable(network, 64, 96, output_stride=2)
+    maps = encode(images, ids)
+    coarse = decide(fuse.head([*maps, *run_stages(fuse.late, maps[-1])]), (32, 48))
+    for fine, half in zip(fuse(*maps), coarse, strict=True):
+        assert fine.shape == (64, 96)
+        assert torch.equal(fine, half.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@torch.no_grad()
+def test_late_stages_see_the_mean_of_what_is_live():
+    network = small_network(encoder="fast_s", late_stages=2)
+    images = torch.randint(0, 256, (2, 3, 64, 64))
+    ids, index = torch.tensor([0, 3]), torch.zeros(2, dtype=torch.long)
+    both = network(images, ids, index, 1)
+    fused = [level.mean(0, keepdim=True) for level in network.encode(images, ids)]
+    fused += run_stages(network.encoder.stages[2:], fused[-1])
+    torch.testing.assert_close(both, network.head(fused))
+    with pytest.raises(ValueError, match="late_stages is 4; expected 0 to 3"):
+        small_network(late_stages=4)
+
+
+def test_the_matrix_product_of_training_is_the_convolution():
+    torch.manual_seed(0)
+    layer = ConvNorm(8, 16)
+    x = torch.randn(2, 8, 6, 10)
+    trained = layer.train()(x)
+    expected = torch.relu(layer.norm(layer.conv(x)))
+    torch.testing.assert_close(trained, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_empty_image_has_finite_gradients():

@@ -69,7 +69,10 @@ class AnySegStudent(SegmentationMethod):
         self.projections = nn.ModuleList(
             nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
             for ours, theirs in zip(
-                self.student.encoder.channels, frozen.encoder.channels, strict=True
+                # Stages that run on the fused map have no map of a single modality to teach.
+                self.student.encoder.channels[: self.student.early_stages],
+                frozen.encoder.channels[: frozen.early_stages],
+                strict=False,
             )
         )
         self.ohem, self.umd, self.cmd, self.mad = ohem, umd, cmd, mad
@@ -104,7 +107,8 @@ class AnySegStudent(SegmentationMethod):
         }
         teacher_features, teacher_logits = self._teach(batch)
         pairs = sample_index * modalities + modality_ids
-        projected = [p(f) for p, f in zip(self.projections, features, strict=True)]
+        projected = [p(f) for p, f in zip(self.projections, features, strict=False)]
+        teacher_features = teacher_features[: len(projected)]
         if self.umd.weight:
             terms["umd"] = self.umd.weight * unimodal_distillation(
                 projected, teacher_features, pairs, self.umd

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.models.encoder import MixFeedForward
+from training.models.fast_encoder import fold_norms, run_stages
 from training.models.head import MlpHead
 from training.models.linear_fusion import LinearFusionSegmentor
 from training.models.network import Network
@@ -80,38 +81,68 @@ class FoldedHead(nn.Module):
 
 
 class EncodeGraph(nn.Module):
-    """``images`` uint8[K, H, W, 3] and ``modality_ids`` int64[K] to the four maps of each image."""
+    """``images`` uint8[K, H, W, 3] and ``modality_ids`` int64[K] to the maps of each image."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, network: AnymodalSegmentor) -> None:
         super().__init__()
-        self.encoder = network.encoder
+        self.stages = network.encoder.stages[: network.early_stages]
         # Scaled before the first convolution, whose zero padding then means the mean, as in training.
         self.register_buffer("scale", (1.0 / network.std).permute(0, 2, 3, 1))
         self.register_buffer("shift", (-network.mean / network.std).permute(0, 2, 3, 1))
 
-    def forward(
-        self, images: Tensor, modality_ids: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, modality_ids: Tensor) -> tuple[Tensor, ...]:
         normal = images.float() * self.scale[modality_ids] + self.shift[modality_ids]
-        maps: tuple[Tensor, Tensor, Tensor, Tensor] = self.encoder(normal.permute(0, 3, 1, 2))
-        return maps
+        return run_stages(self.stages, normal.permute(0, 3, 1, 2))
 
 
 class FuseGraph(nn.Module):
-    """Maps of the M live streams ``[M, C_i, h_i, w_i]`` to labels and confidence uint8[H, W]."""
+    """Maps of the M live streams ``[M, C_i, h_i, w_i]`` to labels and confidence uint8[H, W].
 
-    def __init__(self, network: AnymodalSegmentor, height: int, width: int) -> None:
+    Args:
+        network: the trained network.
+        height: of the input in pixels.
+        width: of the input.
+        output_stride: 2 decides on every second pixel and row only and repeats it, for a quarter of the
+            work behind the head.
+    """
+
+    def __init__(
+        self, network: AnymodalSegmentor, height: int, width: int, output_stride: int = 1
+    ) -> None:
         super().__init__()
+        self.late = network.encoder.stages[network.early_stages :]
         self.head = FoldedHead(network.head)
-        self.size = (height, width)
+        self.size = (height // output_stride, width // output_stride)
+        self.output_stride = output_stride
 
-    def forward(self, f1: Tensor, f2: Tensor, f3: Tensor, f4: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.head([level.mean(dim=0, keepdim=True) for level in (f1, f2, f3, f4)])
-        full = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0]
-        return labels_and_confidence(full)
+    def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
+        fused = [level.mean(dim=0, keepdim=True) for level in maps]
+        fused += run_stages(self.late, fused[-1])
+        labels, confidence = decide(self.head(fused), self.size)
+        stride = self.output_stride
+        if stride > 1:
+            both = torch.stack([labels, confidence])[:, :, None, :, None]
+            repeated = both.expand(-1, -1, stride, -1, stride)
+            labels, confidence = repeated.reshape(2, *(stride * side for side in self.size))
+        return labels.to(torch.uint8), confidence.to(torch.uint8)
+
+
+def decide(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Label and confidence (0..255) of each pixel, float ``[H, W]``, from logits ``[1, classes, h, w]``.
+
+    Resized bilinearly before the decision: nearest would move class borders. The largest logit of each
+    coarse pixel is taken off first; a softmax does not change by that, and no value is above 0 after it, so
+    the exponentials of the resized ones need no maximum taken off, one pass less at full size.
+    """
+    # Held above -80, or a border between two pixels that are that sure of different classes underflows.
+    relative = (logits - logits.amax(dim=1, keepdim=True)).clamp_min(-80.0)
+    full = F.interpolate(relative, size=size, mode="bilinear", align_corners=False)
+    best, label = torch.topk(full, 1, dim=1)  # in one pass what max and arg-max take two for
+    share = torch.exp(best) / torch.exp(full).sum(dim=1, keepdim=True)
+    return label[0, 0].float(), (255.0 * share).round()[0, 0]
 
 
 def labels_and_confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,17 +217,21 @@ def exportable_segment(
 
 
 def exportable(
-    network: AnymodalSegmentor, height: int, width: int
+    network: AnymodalSegmentor, height: int, width: int, output_stride: int = 1
 ) -> tuple[EncodeGraph, FuseGraph]:
     """The graphs of a trained network for inputs of the given size (pixels, multiples of 32).
 
     The network is changed in place where a layer has a form that exports better.
 
     Raises:
-        ValueError: if a side is no multiple of 32.
+        ValueError: if a side is no multiple of 32, or the output stride neither 1 nor 2.
     """
+    if output_stride not in (1, 2):
+        raise ValueError(f"output stride {output_stride}; expected 1 or 2")
     _prepare(network, height, width)
-    return EncodeGraph(network).eval(), FuseGraph(network, height, width).eval()
+    fold_norms(network)
+    fuse = FuseGraph(network, height, width, output_stride)
+    return EncodeGraph(network).eval(), fuse.eval()
 
 
 def _prepare(network: Network, height: int, width: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from anyseg_ros.engine.model_card import Normalization
 from anyseg_ros.modality import MODALITIES, Modality
 from training.models.encoder import MixTransformer
+from training.models.fast_encoder import FAST_SIZES, FastEncoder, run_stages
 from training.models.fusion import mean_over_present
 from training.models.head import MlpHead, resize_tokens
 
@@ -69,7 +70,9 @@ class SegmentorConfig:
     """What the network is made of; stored in every checkpoint.
 
     Args:
-        encoder: a MiT size, ``mit_b0`` .. ``mit_b5``.
+        encoder: a MiT size, ``mit_b0`` .. ``mit_b5``, or a fast one, ``fast_xs`` .. ``fast_m``.
+        late_stages: how many of the encoder's last stages run once on the fused map instead of once a
+            modality (0: none, as in AnySeg).
         head_width: embed width of the all-MLP head.
         classes: number of classes.
         drop_path: stochastic depth of the encoder.
@@ -87,9 +90,11 @@ class SegmentorConfig:
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
     frozen_norm: bool = False
     linear_fusion: LinearFusionConfig | None = None
+    late_stages: int = 0
 
 
-Features = tuple[Tensor, Tensor, Tensor, Tensor]
+Features = tuple[Tensor, ...]
+"""One map for each of the stages that run once a modality."""
 
 
 class AnymodalSegmentor(nn.Module):
@@ -104,7 +109,15 @@ class AnymodalSegmentor(nn.Module):
     def __init__(self, config: SegmentorConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = MixTransformer(config.encoder, config.drop_path)
+        self.encoder: MixTransformer | FastEncoder
+        if config.encoder in FAST_SIZES:
+            self.encoder = FastEncoder(config.encoder)
+        else:
+            self.encoder = MixTransformer(config.encoder, config.drop_path)
+        stages = len(self.encoder.stages)
+        if not 0 <= config.late_stages < stages:
+            raise ValueError(f"late_stages is {config.late_stages}; expected 0 to {stages - 1}")
+        self.early_stages = stages - config.late_stages
         self.head = MlpHead(
             self.encoder.channels,
             config.classes,
@@ -122,14 +135,14 @@ class AnymodalSegmentor(nn.Module):
         return (images.to(self.mean.dtype) - self.mean[modality_ids]) / self.std[modality_ids]
 
     def encode(self, images: Tensor, modality_ids: Tensor) -> Features:
-        """Four un-averaged maps of each image ``[P, C_i, H / 2^(i+1), W / 2^(i+1)]``."""
+        """Un-averaged maps of each image ``[P, C_i, H / 2^(i+1), W / 2^(i+1)]``, of the early stages."""
         normal = self.normalize(images, modality_ids).contiguous(memory_format=torch.channels_last)
-        maps: Features = self.encoder(normal)
-        return maps
+        return run_stages(self.encoder.stages[: self.early_stages], normal)
 
     def fuse(self, features: Sequence[Tensor], sample_index: Tensor, samples: int) -> Tensor:
         """Logits ``[samples, classes, H/4, W/4]`` from the un-averaged maps."""
         fused = [mean_over_present(level, sample_index, samples) for level in features]
+        fused += run_stages(self.encoder.stages[self.early_stages :], fused[-1])
         logits: Tensor = self.head(fused)
         return logits
 
