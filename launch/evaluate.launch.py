@@ -9,15 +9,17 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
+from launch import LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    OpaqueFunction,
     SetEnvironmentVariable,
     Shutdown,
     TimerAction,
 )
 from launch.conditions import IfCondition
+from launch.launch_context import LaunchContext
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -25,17 +27,34 @@ from launch_ros.actions import Node
 from anyseg_ros.ros.transport import transport_environment
 
 SHARE = Path(get_package_share_directory("anyseg_ros"))
+DEMO_BAG = str(SHARE / "demo" / "street_drive")
 LAST_RESULTS_S = 2.0
 """How long results may still be on their way when the bag has ended."""
+
+
+def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The node; the shipped bag's rig is known without being named."""
+    given = {
+        name: LaunchConfiguration(name).perform(context)
+        for name in ("params_file", "calibration_file", "model", "use_sim_time")
+    }
+    if not given["calibration_file"] and LaunchConfiguration("bag").perform(context) == DEMO_BAG:
+        given["calibration_file"] = str(SHARE / "demo" / "calibration.yaml")
+    return [
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(SHARE / "launch" / "segment.launch.py")),
+            launch_arguments=given.items(),
+        )
+    ]
 
 
 def generate_launch_description() -> LaunchDescription:
     """What ``ros2 launch`` runs: node, player and score; all end when the bag does."""
     arguments = {
-        "bag": (str(SHARE / "demo" / "street_drive"), "Bag to play."),
+        "bag": (DEMO_BAG, "Bag to play."),
         "calibration_file": (
             "",
-            "Calibration of the rig; empty: as in params_file, or CameraInfo.",
+            "Calibration of the rig; empty: as in params_file, else CameraInfo and TF.",
         ),
         "params_file": (
             str(SHARE / "config" / "demo.yaml"),
@@ -75,13 +94,7 @@ def generate_launch_description() -> LaunchDescription:
                 SetEnvironmentVariable(name, value)
                 for name, value in transport_environment(os.environ).items()
             ),
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(str(SHARE / "launch" / "segment.launch.py")),
-                launch_arguments={
-                    name: given[name]
-                    for name in ("params_file", "calibration_file", "model", "use_sim_time")
-                }.items(),
-            ),
+            OpaqueFunction(function=_node),
             Node(
                 package="anyseg_ros",
                 executable="score",

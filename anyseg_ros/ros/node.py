@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -599,6 +600,8 @@ def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> 
             raise
         # Ended by a signal in the midst of a callback that uses ROS: not an error.
     finally:
+        # Ctrl-C reaches a launched node twice, from the terminal and from launch: end in order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.release()
         executor.shutdown()
         node.destroy_node()

@@ -58,7 +58,7 @@ def test_rviz_follows_namespace_and_name():
     shown = {d["Topic"]["Value"] for d in displays().values() if "Topic" in d}
     assert {f"/anyseg/{topic}" for topic in module.SHOWN} == shown
     context = LaunchContext()
-    context.launch_configurations |= {"namespace": "robot/", "name": "seg", "use_sim_time": "true"}
+    context.launch_configurations.update(namespace="robot/", name="seg", use_sim_time="true")
     node = module._rviz(context)
     targets = [target[0].text for _, target in node._Node__remappings]
     assert targets == [f"/robot/seg/{topic}" for topic in module.SHOWN]
