@@ -28,7 +28,8 @@ class DepthImageBuilder:
     - ``inverse_log``: three equal channels of :func:`~anyseg_ros.modalities.projection.inverse_log`.
     - ``inverse_log_height``: inverse log depth, height over the grid's optical centre along its
       vertical axis, inverse log depth.
-    - ``minmax``: depth scaled between the frame's own minimum and maximum, as M3L does.
+    - ``minmax``: depth scaled between the image's own minimum and maximum, as M3L does: a pixel without
+      valid depth counts as a depth of 0, which is the minimum then.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class DepthImageBuilder:
         camera = camera_for_image(self._sensor.camera or self._grid.camera, width, height, "depth")
         if is_registered(camera, self._grid, self._sensor.grid_from_sensor):
             placed = self._grid.letterbox.place(depth, cv2.INTER_NEAREST)
-            return self._encode(placed, -placed * self._grid_slope_y)
+            return self._encode(placed, -placed * self._grid_slope_y, self._grid.letterbox.content)
 
         if (width, height) not in self._rays:
             self._rays = {(width, height): camera.rays()}
@@ -73,16 +74,41 @@ class DepthImageBuilder:
             splat_size(camera, self._grid),
         )
 
-    def _encode(self, depth_m: FloatArray, height_m: FloatArray) -> npt.NDArray[np.uint8]:
-        """``[...]`` metres to uint8 ``[..., 3]``."""
+    def _encode(
+        self,
+        depth_m: FloatArray,
+        height_m: FloatArray,
+        content: tuple[slice, slice] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """``[...]`` metres to uint8 ``[..., 3]``; ``content`` is the part that an image fills."""
         settings = self._settings
         if self._name == "minmax":
-            valid = np.isfinite(depth_m) & (depth_m > 0)
-            low, high = (depth_m[valid].min(), depth_m[valid].max()) if valid.any() else (0.0, 1.0)
-            gray = linear_byte(depth_m, low, max(high, low + 1e-3)) * valid
-            return np.stack([gray, gray, gray], -1).astype(np.uint8)
+            # Reprojected points leave gaps, which count as well.
+            gray = minmax(depth_m, complete=content is not None, within=content)
+            return np.stack([gray, gray, gray], -1)
         near = inverse_log(depth_m, settings["min_m"], settings["max_m"])
         if self._name == "inverse_log":
             return np.stack([near, near, near], -1)
         up = linear_byte(height_m, settings["min_height_m"], settings["max_height_m"])
         return np.stack([near, np.where(near > 0, up, 0).astype(np.uint8), near], -1)
+
+
+def minmax(
+    depth: FloatArray, complete: bool = True, within: tuple[slice, slice] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Depth between the image's least and greatest value to 1..255; 0 where there is none.
+
+    As M3L (arXiv 2304.10756) reads depth: a pixel without valid depth takes part with a depth of 0.
+
+    Args:
+        depth: any unit; 0, NaN and infinity are invalid.
+        complete: whether these are all pixels of the image; if not, some have no depth.
+        within: the part of ``depth`` that is the image.
+    """
+    valid = np.isfinite(depth) & (depth > 0)
+    if not valid.any():
+        return np.zeros(depth.shape, np.uint8)
+    full = complete and bool(valid[within or ...].all())
+    low = float(depth[valid].min()) if full else 0.0
+    high = max(float(depth[valid].max()), low + 1e-3)
+    return linear_byte(depth, low, high) * valid.astype(np.uint8)

@@ -107,6 +107,17 @@ def test_invalid_depth_is_zero_in_every_channel(encoding):
     assert (image[:24] == 0).all() and (image[24:] > 0).all()
 
 
+def test_minmax_counts_pixels_without_depth_as_zero():
+    depth = np.full((64, 128), 5.0, np.float32)
+    depth[32:] = 10.0
+    built = builder(Modality.DEPTH, spec=EncodingSpec("minmax"))
+    image = built.build(DepthFrame(depth), 0)
+    assert (image[:32] == 1).all() and (image[32:] == 255).all()
+    depth[0, 0] = 0.0  # the least value now
+    image = built.build(DepthFrame(depth), 0)
+    assert image[0, 0, 0] == 0 and image[0, 1, 0] == int(1.5 + 254 / 2) and image[40, 0, 0] == 255
+
+
 def test_height_is_measured_against_the_optical_centre():
     image = builder(Modality.DEPTH).build(DepthFrame(np.full((64, 128), 4.0, np.float32)), 0)
     v = 60

@@ -6,7 +6,11 @@ from test_models import transformers_twin
 
 from training.models.checkpoint import CheckpointError
 from training.models.encoder import MixTransformer
-from training.models.reference_checkpoints import import_anyseg, import_imagenet_encoder
+from training.models.reference_checkpoints import (
+    import_anyseg,
+    import_imagenet_encoder,
+    import_m3l,
+)
 
 CHANNELS, REDUCTIONS, BEFORE = (32, 64, 160, 256), (8, 4, 2, 1), (3, 32, 64, 160)
 
@@ -140,3 +144,104 @@ def test_imagenet_weights_fill_an_encoder_and_their_head_is_dropped(tmp_path):
     )
     with pytest.raises(CheckpointError, match="does not fit"):
         import_imagenet_encoder(tmp_path / "mit_b0.pth", MixTransformer("mit_b1"))
+
+
+def shared(shapes):
+    """Layers that both streams use, as the M3L code wraps them."""
+    return {
+        f"{name.rsplit('.', 1)[0]}.module.{name.rsplit('.', 1)[1]}": shape
+        for name, shape in shapes.items()
+    }
+
+
+def norms(name, channels):
+    return norm(f"{name}.ln_0", channels) | norm(f"{name}.ln_1", channels)
+
+
+def m3l_shapes(width=256, classes=13):
+    """The specification's key patterns for MiT-B0 with mask tokens."""
+    shapes = {"alpha": (2,)}
+    for s, (c, p, r) in enumerate(zip(CHANNELS, BEFORE, REDUCTIONS, strict=True), 1):
+        k = 7 if s == 1 else 3
+        shapes |= shared(conv(f"encoder.patch_embed{s}.proj", c, p, k, k))
+        shapes |= norms(f"encoder.patch_embed{s}.norm", c)
+        shapes[f"encoder.patch_embed{s}.mask_token"] = (c,)
+        for i in range(2):
+            block = f"encoder.block{s}.{i}"
+            shapes |= norms(f"{block}.norm1", c) | norms(f"{block}.norm2", c)
+            shapes |= shared(linear(f"{block}.attn.q", c, c) | linear(f"{block}.attn.kv", 2 * c, c))
+            shapes |= shared(linear(f"{block}.attn.proj", c, c))
+            if r > 1:
+                shapes |= shared(conv(f"{block}.attn.sr", c, c, r, r)) | norms(
+                    f"{block}.attn.norm", c
+                )
+            shapes |= shared(linear(f"{block}.mlp.fc1", 4 * c, c))
+            shapes |= shared(linear(f"{block}.mlp.fc2", c, 4 * c))
+            shapes |= conv(f"{block}.mlp.dwconv.dwconv", 4 * c, 1, 3, 3)
+        shapes |= norms(f"encoder.norm{s}", c)
+    for s, c in enumerate(CHANNELS, 1):
+        shapes |= linear(f"decoder.linear_c{s}.proj", width, c)
+    shapes["decoder.linear_fuse.conv.weight"] = (width, 4 * width, 1, 1)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        shapes[f"decoder.linear_fuse.bn.{name}"] = (width,)
+    shapes["decoder.linear_fuse.bn.num_batches_tracked"] = ()
+    return shapes | conv("decoder.linear_pred", classes, width, 1, 1)
+
+
+def test_the_m3l_table_has_as_many_parameters_as_the_published_network():
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    counted = [torch.Size(v).numel() for k, v in m3l_shapes().items() if not k.endswith(buffers)]
+    assert sum(counted) == 3_725_167
+
+
+@torch.no_grad()
+def test_official_m3l_files_are_read_completely(tmp_path):
+    student, teacher = random_weights(m3l_shapes()), random_weights(m3l_shapes())
+    teacher["decoder.linear_pred.bias"] += 1.0
+    both = {f"student.{k}": v for k, v in student.items()}
+    both |= {f"teacher.{k}": v for k, v in teacher.items()}
+    stored = {"epoch": 4, "model_state_dict": both, "optimizer_state_dict": [{}], "current_idx": 7}
+    path = saved(stored, tmp_path / "m3l.pth")
+    for role, weights in (("student", student), ("teacher", teacher)):
+        own = import_m3l(path, role).state_dict()
+        for ours, theirs in {
+            "head.classifier.bias": "decoder.linear_pred.bias",
+            "encoder.mask_token": "encoder.patch_embed1.mask_token",
+            "encoder.stages.2.blocks.1.attention.reduce.weight": "encoder.block3.1.attn.sr.module.weight",
+            "encoder.stages.2.blocks.1.attention.norm.norms.1.bias": "encoder.block3.1.attn.norm.ln_1.bias",
+            "encoder.stages.0.norm.norms.0.weight": "encoder.norm1.ln_0.weight",
+            "alpha": "alpha",
+        }.items():
+            assert torch.equal(own[ours], weights[theirs]), ours
+        # mean, std and num_batches_tracked are this project's; three mask tokens and theirs are dropped.
+        assert len(own) - 3 == len(weights) - 4
+    network = import_m3l(path)
+    assert network.config.encoder == "mit_b0" and network.align_corners
+    logits = network(torch.zeros(2, 1, 3, 32, 32), torch.ones(2, 1, dtype=torch.bool))
+    assert [tuple(p.shape) for p in logits] == [(1, 13, 8, 8)] * 3
+
+
+def test_supervised_and_plain_m3l_files_are_read_too(tmp_path):
+    weights = random_weights(m3l_shapes())
+    assert import_m3l(saved(weights, tmp_path / "a.pth")).config.classes == 13
+    plain = {k: v for k, v in weights.items() if not k.endswith("mask_token")}
+    import_m3l(saved(plain, tmp_path / "b.pth"))
+
+
+def test_m3l_files_that_do_not_fit_are_refused_by_name(tmp_path):
+    path, weights = tmp_path / "m3l.pth", random_weights(m3l_shapes())
+    lacking = {k: v for k, v in weights.items() if k != "encoder.block2.0.norm1.ln_1.bias"}
+    with pytest.raises(CheckpointError, match=r"missing: encoder\.stages\.1\.blocks\.0\.norm1"):
+        import_m3l(saved(lacking, path))
+    for name in ("encoder.surprise", "encoder.block2.0.attn.q.weight", "surprise"):
+        with pytest.raises(CheckpointError, match=name):
+            import_m3l(saved({**weights, name: torch.zeros(1)}, path))
+    with pytest.raises(CheckpointError, match=r"wrong shape: alpha \(3,\)"):
+        import_m3l(saved({**weights, "alpha": torch.ones(3)}, path))
+    with pytest.raises(CheckpointError, match="holds a teacher only"):
+        import_m3l(saved({f"teacher.{k}": v for k, v in weights.items()}, path))
+    both = {f"{role}.{k}": v for role in ("student", "teacher") for k, v in weights.items()}
+    with pytest.raises(CheckpointError, match=r"neither student nor teacher: alpha"):
+        import_m3l(saved({**both, "alpha": weights["alpha"]}, path))
+    with pytest.raises(CheckpointError, match="no Linear Fusion network"):
+        import_m3l(saved(random_weights(anyseg_shapes()), path))

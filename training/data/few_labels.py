@@ -207,7 +207,7 @@ class FewLabelStreet(StreetDataModule):
     Args:
         root: folder of the data set, or of drives that ``anyseg-evaluate --extract`` wrote.
         label_fraction: share of the labelled training frames whose label is used.
-        split_seed: which ones.
+        split_seed: which ones; by default ``seed``.
         unlabelled: ``none`` for methods that learn from labels alone, ``rest`` for those that use the other
             training frames as well.
         unlabelled_roots: more drives to learn from, in the same layout; their labels, if any, are not read.
@@ -225,7 +225,7 @@ class FewLabelStreet(StreetDataModule):
         self,
         root: Path,
         label_fraction: float = 1.0,
-        split_seed: int = 0,
+        split_seed: int | None = None,
         unlabelled: Literal["none", "rest"] = "rest",
         unlabelled_roots: tuple[Path, ...] = (),
         seed: int = 0,
@@ -240,7 +240,7 @@ class FewLabelStreet(StreetDataModule):
             root, seed, loader, augment, modalities, modality_dropout, None, height, width
         )
         self.label_fraction = label_fraction
-        self.split_seed = split_seed
+        self.split_seed = seed if split_seed is None else split_seed
         self.unlabelled = unlabelled
         self.unlabelled_roots = tuple(Path(r) for r in unlabelled_roots)
 

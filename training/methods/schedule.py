@@ -20,6 +20,7 @@ class OptimizerConfig:
         warmup_start: share of the peak at step 0.
         power: of the decay.
         clip_norm: gradients are scaled down to this norm; 0 for no clipping.
+        head_factor: the head's rate, as a multiple of the others'.
     """
 
     learning_rate: float = 6e-4
@@ -28,6 +29,7 @@ class OptimizerConfig:
     warmup_start: float = 0.1
     power: float = 0.9
     clip_norm: float = 1.0
+    head_factor: float = 1.0
 
 
 def rate_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:
@@ -46,10 +48,20 @@ def make_optimizer(
     module: nn.Module, config: OptimizerConfig, total_steps: int
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """AdamW over the parameters that require a gradient, and its schedule (one step a batch)."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    head = {name for name, _ in trained if name.startswith("network.head.")}
+    parts = [(1.0, trained)]
+    if config.head_factor != 1.0:
+        parts = [
+            (1.0, [(name, p) for name, p in trained if name not in head]),
+            (config.head_factor, [(name, p) for name, p in trained if name in head]),
+        ]
+    groups = []
+    for factor, part in parts:
+        common = {"lr": config.learning_rate * factor}
+        matrices = [p for _, p in part if p.ndim > 1]
+        vectors = [p for _, p in part if p.ndim <= 1]
+        groups.append({**common, "params": matrices, "weight_decay": config.weight_decay})
+        groups.append({**common, "params": vectors, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     return optimizer, LambdaLR(optimizer, lambda step: rate_factor(step, total_steps, config))

@@ -1,4 +1,4 @@
-"""Importers for published weights: AnySeg's state dicts, and MiT encoders trained on ImageNet.
+"""Importers for published weights: AnySeg's and M3L's, and MiT encoders trained on ImageNet.
 
 Every key and every shape must match; the reference code loads non-strictly, so that a wrong file silently
 leaves random weights. Files are read weights-only.
@@ -7,16 +7,22 @@ leaves random weights. Files are read weights-only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from training.models.checkpoint import CheckpointError
 from training.models.encoder import MIT_SIZES, MitSize, MixTransformer
-from training.models.segmentor import AnymodalSegmentor, NormalizationConfig, SegmentorConfig
+from training.models.linear_fusion import LinearFusionSegmentor
+from training.models.segmentor import (
+    AnymodalSegmentor,
+    LinearFusionConfig,
+    NormalizationConfig,
+    SegmentorConfig,
+)
 
 _UNIT = (1.0, 1.0, 1.0)
 _ZERO = (0.0, 0.0, 0.0)
@@ -31,6 +37,9 @@ IMAGENET_CAMERA = NormalizationConfig(
 """ImageNet's for the camera, the others in 0..1: what the DeLiVER code trains with."""
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
+Role = Literal["student", "teacher"]
+# Mask tokens of the later stages are never used.
+_M3L_DROPPED = re.compile(r"encoder\.patch_embed[234]\.mask_token|.*\.num_batches_tracked")
 _DROPPED = re.compile(r"classifier\.weight|head\.(weight|bias)|.*\.num_batches_tracked")
 # In the order of application; each pattern matches a whole key.
 _RENAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -111,6 +120,87 @@ def import_anyseg(path: Path, normalization: NormalizationConfig = RAW_BYTES) ->
     own = {"mean", "std", "head.norm.num_batches_tracked"}
     _load(network, renamed, own, path)
     return network.eval()
+
+
+def import_m3l(
+    path: Path, role: Role = "teacher", modalities: Sequence[str] = ("camera", "depth")
+) -> LinearFusionSegmentor:
+    """Read an official Linear Fusion or M3L checkpoint; encoder size, head width and classes follow from it.
+
+    Args:
+        path: the file.
+        role: which network of a mean-teacher or M3L file; supervised files hold one only.
+        modalities: what the published streams 0 and 1 are: RGB and depth.
+
+    Returns:
+        The network, which resizes logits as the published code does. The plain variant has no mask token;
+        its own stays random then, and every modality should be present.
+
+    Raises:
+        CheckpointError: naming the keys that are missing, unknown or of another shape.
+    """
+    source = _of_role(read_state_dict(path), role, path)
+    renamed, unknown = {}, []
+    for name, value in source.items():
+        if _M3L_DROPPED.fullmatch(name):
+            continue
+        target = _m3l_name(name)
+        if target is None:
+            unknown.append(name)
+        else:
+            renamed[target] = value
+    if unknown:
+        raise CheckpointError(
+            f"{path} has keys that no Linear Fusion network has: {_listed(unknown)}"
+        )
+    try:
+        first = {n.replace("norms.0.", ""): v for n, v in renamed.items() if ".norms.0." in n}
+        config = SegmentorConfig(
+            encoder=_size_of(first, path),
+            head_width=len(renamed["head.projections.0.weight"]),
+            classes=len(renamed["head.classifier.weight"]),
+            normalization=IMAGENET_CAMERA,
+            frozen_norm=True,
+            linear_fusion=LinearFusionConfig(tuple(modalities), align_corners=True),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path} has no {error.args[0]} (in this project's names)") from None
+    network = LinearFusionSegmentor(config)
+    own = {"mean", "std", "head.norm.num_batches_tracked"}
+    if "encoder.mask_token" not in renamed:
+        own.add("encoder.mask_token")
+    _load(network, renamed, own, path)
+    return network.eval()
+
+
+def _of_role(source: Mapping[str, Tensor], role: Role, path: Path) -> dict[str, Tensor]:
+    roles = {name.split(".", 1)[0] for name in source} & {"student", "teacher"}
+    if not roles:
+        return dict(source)
+    if roles != {"student", "teacher"}:
+        raise CheckpointError(f"{path} holds a {roles.pop()} only; expected student and teacher")
+    strays = [name for name in source if not name.startswith(("student.", "teacher."))]
+    if strays:
+        raise CheckpointError(f"{path} has keys of neither student nor teacher: {_listed(strays)}")
+    prefix = f"{role}."
+    return {n.removeprefix(prefix): v for n, v in source.items() if n.startswith(prefix)}
+
+
+def _m3l_name(name: str) -> str | None:
+    if name == "alpha":
+        return name
+    if name == "encoder.patch_embed1.mask_token":
+        return "encoder.mask_token"
+    # Shared layers are wrapped in "module", the norms of stream 0 and 1 are called ln_0 and ln_1.
+    norm = re.fullmatch(r"(.*)\.ln_(\d)\.(weight|bias)", name)
+    if norm is not None:
+        target = _own_name(f"{norm[1]}.{norm[3]}")
+        return target and target.removesuffix(norm[3]) + f"norms.{norm[2]}.{norm[3]}"
+    shared = re.fullmatch(r"(encoder\..*)\.module\.(weight|bias)", name)
+    if shared is not None:
+        return _own_name(f"{shared[1]}.{shared[2]}")
+    plain = name.startswith("decoder.") or ".dwconv.dwconv." in name
+    return _own_name(name) if plain else None
 
 
 def import_imagenet_encoder(path: Path, encoder: MixTransformer) -> None:
