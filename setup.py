@@ -39,6 +39,7 @@ TRAINING = [
     "jsonargparse[signatures]>=4.35",
     "onnx>=1.17",
     "onnxscript>=0.1",
+    "pillow",
     "tensorboard",
     "tqdm",
 ]
@@ -63,7 +64,7 @@ setup(
         "report": REPORT,
         "demo": [*ROS_WHEELS, *CPU, *REPORT],
         "openvino": ["openvino>=2024.6"],
-        "tensorrt": ["tensorrt>=10"],
+        "tensorrt": ["tensorrt>=10", "pycuda", "onnx>=1.17", *CPU],
         "training": TRAINING,
         "simulation": SIMULATION,
         "dev": ["pytest>=8", "pytest-timeout", "hypothesis", "onnx>=1.17", "ruff", "mypy"],

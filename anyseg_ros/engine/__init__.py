@@ -12,6 +12,7 @@ from anyseg_ros.engine.errors import EngineError, ModelError
 from anyseg_ros.engine.model_card import ModelCard, Normalization
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from anyseg_ros.engine.openvino import OpenVinoEngine
+from anyseg_ros.engine.tensorrt import TensorRtEngine
 
 __all__ = [
     "ENGINES",
@@ -24,10 +25,12 @@ __all__ = [
     "Normalization",
     "OnnxRuntimeEngine",
     "OpenVinoEngine",
+    "TensorRtEngine",
     "load_engine",
 ]
 
 ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+    "tensorrt": TensorRtEngine,
     "onnxruntime_cuda": partial(OnnxRuntimeEngine, device="CUDA"),
     "openvino": OpenVinoEngine,
     "openvino_fp32": partial(OpenVinoEngine, precision="fp32"),

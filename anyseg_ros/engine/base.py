@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from anyseg_ros.engine.model_card import ModelCard
 
-Features = tuple[npt.NDArray[Any], ...]
-"""What an engine makes of one modality image, for its own ``fuse``: feature maps, one a stage
-(float32[C_i, H / 2**(i+1), W / 2**(i+1)]), or the image and its modality's id (``slots.py``)."""
+Features = tuple[Any, ...]
+"""One modality image's features, for the engine that made them only. On a CPU arrays: feature maps, one a
+stage (float32[C_i, H / 2**(i+1), W / 2**(i+1)]), or the image and its modality's id (``slots.py``). On a GPU
+a place in its memory."""
 
 
 @dataclass(frozen=True)

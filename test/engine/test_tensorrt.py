@@ -1,0 +1,260 @@
+"""The TensorRT engine as far as it can be held to its word without a GPU, and in full where there is one."""
+
+import importlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from anyseg_ros.engine import EngineError, load_engine
+from anyseg_ros.engine.cuda import device_count
+from anyseg_ros.engine.tensorrt import TensorRtEngine, in_half_precision, plan_name
+
+MODELS = sorted(p.parent for p in Path(__file__).parents[2].glob("models/*/encode.onnx"))
+GRAPHS = [path for model in MODELS for path in sorted(model.glob("*.onnx"))]
+
+# Every operator that this project's graphs may use, with the tensor types of ONNX-TensorRT's table
+# "Supported ONNX Operators" (github.com/onnx/onnx-tensorrt, docs/operators.md, release 10.1 GA).
+_FLOAT = {"float32", "float16"}
+_NUMBER = _FLOAT | {"int32", "int64"}
+_ANY = _NUMBER | {"bool"}
+SUPPORTED = {
+    "Add": _NUMBER,
+    "ArgMax": _NUMBER,
+    "Cast": _ANY | {"uint8"},
+    "Clip": _FLOAT,
+    "Concat": _ANY,
+    "Conv": _FLOAT,
+    "Div": _NUMBER,
+    "Exp": _FLOAT,
+    "Expand": _ANY,
+    "Gather": _ANY,
+    "GatherND": _ANY,
+    "Gelu": _NUMBER | {"int8"},
+    "LayerNormalization": _FLOAT,
+    "MatMul": _FLOAT,
+    "Max": _NUMBER,
+    "Mul": _NUMBER,
+    "Reciprocal": _FLOAT,
+    "ReduceMax": _NUMBER,
+    "ReduceMean": _NUMBER,
+    "ReduceSum": _NUMBER,
+    "Relu": _NUMBER,
+    "Reshape": _ANY,
+    "Resize": _FLOAT,
+    "Round": _FLOAT,
+    "Shape": _ANY,
+    "Slice": _ANY,
+    "Softmax": _FLOAT,
+    "Split": _ANY,
+    "Squeeze": _ANY,
+    "Sub": _NUMBER,
+    "TopK": _NUMBER,
+    "Transpose": _ANY,
+    "Unsqueeze": _ANY,
+}
+NEWEST_OPSET = 20
+CONSTANT_INPUTS = {
+    "Conv": (1,),
+    "ReduceMax": (1,),
+    "ReduceMean": (1,),
+    "ReduceSum": (1,),
+    "Slice": (3,),
+    "Squeeze": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+}
+"""Inputs that the table wants as initializers."""
+SIZE_INPUTS = {"Resize": 3}
+"""The input that is a shape, of which the table's types do not speak."""
+LARGEST_TOP_K = 3839
+
+USED = {
+    "": ("Logger", "Runtime", "TensorIOMode", "DataType", "nptype", "__version__"),
+    "Logger": ("WARNING",),
+    "Runtime": ("deserialize_cuda_engine",),
+    "TensorIOMode": ("INPUT",),
+    "ICudaEngine": (
+        "create_execution_context",
+        "get_tensor_dtype",
+        "get_tensor_mode",
+        "get_tensor_name",
+        "get_tensor_shape",
+        "num_io_tensors",
+    ),
+    "IExecutionContext": ("execute_async_v3", "set_input_shape", "set_tensor_address"),
+    "IOptimizationProfile": ("set_shape",),
+    "ITimingCache": ("serialize",),
+}
+USED_TO_BUILD = {
+    "": ("Builder", "OnnxParser", "NetworkDefinitionCreationFlag"),
+    "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
+    "Builder": (
+        "build_serialized_network",
+        "create_builder_config",
+        "create_network",
+        "create_optimization_profile",
+    ),
+    "IBuilderConfig": (
+        "add_optimization_profile",
+        "create_timing_cache",
+        "get_timing_cache",
+        "set_timing_cache",
+    ),
+    "INetworkDefinition": ("get_input", "num_inputs"),
+    "OnnxParser": ("get_error", "num_errors", "parse"),
+}
+
+
+def tensor_types(model):
+    """numpy type name of each tensor of a model, as shape inference finds it."""
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    graph = model.graph
+    types = {
+        entry.name: entry.type.tensor_type.elem_type
+        for entry in [*graph.input, *graph.output, *graph.value_info]
+    }
+    types |= {entry.name: entry.data_type for entry in graph.initializer}
+    return {name: onnx.helper.tensor_dtype_to_np_dtype(kind).name for name, kind in types.items()}
+
+
+def unsupported(model):
+    """What of a model TensorRT's table does not have, in words."""
+    found = []
+    types = tensor_types(model)
+    constants = {entry.name for entry in model.graph.initializer}
+    values = {e.name: onnx.numpy_helper.to_array(e) for e in model.graph.initializer}
+    ends = {entry.name for entry in [*model.graph.input, *model.graph.output]}
+    found += [
+        f"opset {opset.version}"
+        for opset in model.opset_import
+        if opset.domain == "" and opset.version > NEWEST_OPSET
+    ]
+    for node in model.graph.node:
+        if node.op_type not in SUPPORTED:
+            found.append(node.op_type)
+            continue
+        sizes = SIZE_INPUTS.get(node.op_type)
+        for name in [n for i, n in enumerate(node.input) if i != sizes] + list(node.output):
+            if name and types[name] not in SUPPORTED[node.op_type]:
+                found.append(f"{node.op_type} of {types[name]}")
+            if name and types[name] == "uint8" and name not in ends:
+                found.append(f"uint8 inside the graph: {name}")
+        found += [
+            f"{node.op_type} with computed input {index}"
+            for index in CONSTANT_INPUTS.get(node.op_type, ())
+            if index < len(node.input) and node.input[index] not in constants
+        ]
+        if node.op_type == "TopK" and values[node.input[1]].item() > LARGEST_TOP_K:
+            found.append("TopK with too large a K")
+    return found
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_every_operator_and_type_of_the_shipped_graphs_is_supported(path, half):
+    model = onnx.load(path)
+    if half:
+        model = in_half_precision(model)
+    assert unsupported(model) == []
+
+
+def test_the_table_finds_what_is_unsupported():
+    helper, kind = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Unique", ["y"], ["z"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, kind.UINT8, [4]) for n in ("x", "z")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    said = unsupported(model)
+    assert "opset 21" in said and "Add of uint8" in said and "Unique" in said
+    assert "uint8 inside the graph: y" in said
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda p: p.name)
+def test_half_precision_keeps_the_labels(model, tmp_path):
+    rng = np.random.default_rng(0)
+    half = shutil.copytree(model, tmp_path / "half")
+    for graph in ("encode", "fuse"):
+        onnx.save(in_half_precision(onnx.load(half / f"{graph}.onnx")), half / f"{graph}.onnx")
+    exact, rounded = load_engine(model, "onnxruntime"), load_engine(half, "onnxruntime")
+    card = exact.card
+    images = rng.integers(0, 256, (2, card.input_height, card.input_width, 3), np.uint8)
+    ids = np.array([0, 3])
+    expected, got = exact.segment(images, ids), rounded.segment(images, ids)
+    assert (expected.labels == got.labels).mean() > 0.99
+    difference = expected.confidence.astype(int) - got.confidence
+    assert np.abs(difference).mean() < 2
+
+
+@pytest.mark.skipif(device_count() > 0, reason="this machine has a GPU")
+def test_without_a_gpu_the_error_says_so_before_tensorrt_is_touched(tiny_model):
+    with pytest.raises(EngineError, match="no CUDA device"):
+        TensorRtEngine(tiny_model)
+
+
+def test_auto_says_why_not(tiny_model):
+    said = []
+    engine = load_engine(tiny_model, "auto", 1, said.append)
+    assert len(said) == 1 and said[0].startswith(f"engine auto: {engine.description}")
+    if device_count() == 0:
+        assert "tensorrt: TensorRT needs an NVIDIA GPU" in said[0]
+
+
+def test_an_engine_is_kept_for_one_model_gpu_precision_and_version():
+    keys = [
+        (b"model", "fp16", 4, "Orin (8, 7)", "10.3"),
+        (b"other", "fp16", 4, "Orin (8, 7)", "10.3"),
+        (b"model", "fp32", 4, "Orin (8, 7)", "10.3"),
+        (b"model", "fp16", 3, "Orin (8, 7)", "10.3"),
+        (b"model", "fp16", 4, "Thor (11, 0)", "10.3"),
+        (b"model", "fp16", 4, "Orin (8, 7)", "11.0"),
+    ]
+    assert len({plan_name(*key) for key in keys}) == len(keys)
+    assert plan_name(*keys[0]) == plan_name(*keys[0])
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt_lean_bindings"])
+def test_the_bindings_have_what_is_used(package):
+    try:
+        bindings = importlib.import_module(package)
+    except ImportError:
+        pytest.skip(f"{package} is not installed: its attributes are not checked")
+    wanted = USED | (USED_TO_BUILD if package == "tensorrt" else {})
+    missing = [
+        f"{owner}.{name}"
+        for owner, names in wanted.items()
+        for name in names
+        if not hasattr(getattr(bindings, owner) if owner else bindings, name)
+    ]
+    assert missing == []
+    if package == "tensorrt_lean_bindings":  # it has no builder: those attributes are not checked
+        assert not hasattr(bindings, "Builder")
+
+
+@pytest.mark.skipif(device_count() == 0, reason="no NVIDIA GPU: TensorRT itself is not run")
+@pytest.mark.parametrize("model", MODELS, ids=lambda p: p.name)
+def test_tensorrt_gives_the_labels_of_onnx_runtime(model, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed: it is not run")
+    pytest.importorskip("pycuda", reason="pycuda is not installed: TensorRT is not run")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exact, engine = load_engine(model, "onnxruntime"), TensorRtEngine(model)
+    card = exact.card
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, card.input_height, card.input_width, 3), np.uint8)
+    for live in (1, 2, 3, 4, 1):
+        ids = np.arange(live)
+        expected, got = exact.segment(images[:live], ids), engine.segment(images[:live], ids)
+        assert (expected.labels == got.labels).mean() > 0.98, live
+    features = engine.encode(images, np.arange(4))
+    alone = engine.fuse(features[:2]).labels
+    np.testing.assert_array_equal(engine.fuse(features[:2][::-1]).labels, alone)
+    engine.close()
+    built = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.plan")}
+    assert len(built) == 2
+    TensorRtEngine(model).close()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.plan")} == built
