@@ -3,10 +3,12 @@
     python training/evaluate.py --model models/anyseg_street_b0 --data data/street --split test
     python training/evaluate.py --checkpoint runs/first_student/checkpoints/best.ckpt --data data/street
     python training/evaluate.py --majority --data data/street
+    python training/evaluate.py --official muses_b0.pth --data MUSES --split val --unlabelled_is_road
 
 mIoU by two rules (classes absent from the split skipped; absent classes 0, as the papers' code does), per
 class, per weather and sensor failure, and the calibration error of the confidence. An exported model runs
-through the runtime's engine, so that what is measured is what runs on the robot.
+through the runtime's engine, so that what is measured is what runs on the robot. On the validation splits of
+DeLiVER and MUSES the published figures are printed beside the measured ones.
 """
 
 from __future__ import annotations
@@ -32,10 +34,16 @@ from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset, subset_name
 from training.data.batches import split_planes
-from training.data.street import DataSetError, ImageSpec, StreetData, StreetFrame
+from training.data.deliver import about_deliver
+from training.data.muses import about_muses
+from training.data.published import PUBLISHED, comparison
+from training.data.published import SPLIT as PUBLISHED_SPLIT
+from training.data.sources import Frame, FrameSource, open_source
+from training.data.street import DataSetError, ImageSpec, StreetData
 from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
 from training.models.graphs import ENSEMBLE, exportable, exportable_segment
 from training.models.linear_fusion import LinearFusionSegmentor
+from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES, import_anyseg
 from training.results import Row, write_results
 
 Subset = tuple[Modality, ...]
@@ -206,12 +214,12 @@ class Scores:
 
     def add(
         self,
-        frame: StreetFrame,
+        frame: Frame,
         outputs: Mapping[Subset, Output],
         truth: npt.NDArray[np.uint8],
     ) -> None:
         """Count one frame."""
-        conditions = ("all", frame.weather, frame.failure or "no_failure")
+        conditions = ("all", *frame.conditions)
         for condition in conditions:
             self._frames[condition] = self._frames.get(condition, 0) + 1
         for subset, (labels, confidence) in outputs.items():
@@ -289,7 +297,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def evaluate(
-    predictor: Predictor, data: StreetData, subsets: Sequence[Subset], frames: int = 0
+    predictor: Predictor, data: FrameSource, subsets: Sequence[Subset], frames: int = 0
 ) -> Scores:
     """Run a predictor over a split, evenly thinned out to at most ``frames`` frames unless that is 0."""
     scores = Scores(predictor.classes)
@@ -315,7 +323,27 @@ def evaluate_trained(
     """Score a checkpoint's network on a split; all subsets of its modalities unless some are named."""
     predictor = checkpoint_predictor(trained, prediction)
     chosen = [parse_subset(name) for name in subsets] or all_subsets(predictor.modalities)
-    return evaluate(predictor, StreetData(root, split, predictor.spec, workers), chosen, frames)
+    data = open_source(trained.data, root, split, predictor.spec, workers)
+    return evaluate(predictor, data, chosen, frames)
+
+
+def imported(path: Path, dataset: str, normalization: str) -> TrainedSegmentor:
+    """An official AnySeg checkpoint as a network trained on ``dataset``.
+
+    Args:
+        path: the file.
+        dataset: ``deliver`` or ``muses``.
+        normalization: ``bytes`` or ``imagenet``: the two that its repository leaves open.
+    """
+    table = RAW_BYTES if normalization == "bytes" else IMAGENET_CAMERA
+    about = about_deliver() if dataset == "deliver" else about_muses()
+    labels = [m.label for m in MODALITIES if m.label in about["encodings"]]
+    network = import_anyseg(path, table)
+    if network.config.classes != len(about["class_names"]):
+        raise CheckpointError(
+            f"{path} has {network.config.classes} classes, {about['name']} {len(about['class_names'])}"
+        )
+    return TrainedSegmentor(network, 0, {"name": "AnySeg"}, {**about, "modalities": labels})
 
 
 def _arguments(arguments: list[str] | None) -> Namespace:
@@ -323,8 +351,26 @@ def _arguments(arguments: list[str] | None) -> Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="folder of an exported model")
     source.add_argument("--checkpoint", type=Path, help="checkpoint of training/train.py")
+    source.add_argument("--official", type=Path, help="published AnySeg checkpoint; see --dataset")
     source.add_argument("--majority", action="store_true", help="the most frequent class, always")
-    parser.add_argument("--data", type=Path, required=True, help="root of the synthetic street")
+    parser.add_argument("--data", type=Path, required=True, help="root of the data set")
+    parser.add_argument(
+        "--dataset",
+        default="muses",
+        choices=tuple(PUBLISHED),
+        help="what an official checkpoint was trained on; others say so themselves",
+    )
+    parser.add_argument(
+        "--normalization",
+        default="bytes",
+        choices=("bytes", "imagenet"),
+        help="of an official checkpoint's input",
+    )
+    parser.add_argument(
+        "--unlabelled_is_road",
+        action="store_true",
+        help="MUSES: count unlabelled pixels as road, as the published figures do",
+    )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--engine", default="auto", help="engine of an exported model")
     parser.add_argument(
@@ -358,25 +404,34 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     """Entry point; ``arguments`` default to those of the command line. Returns the rows."""
     options = _arguments(arguments)
     predictor: Predictor
-    spec = ImageSpec()
+    spec, about = ImageSpec(), {}
     if options.majority:
         predictor = MajorityPredictor(StreetData(options.data, "train", spec, options.workers))
     elif options.model:
         predictor = EnginePredictor(options.model, options.engine)
         spec = predictor.spec
     else:
-        trained = load_trained(options.checkpoint, options.weights)
+        if options.official:
+            trained = imported(options.official, options.dataset, options.normalization)
+        else:
+            trained = load_trained(options.checkpoint, options.weights)
         predictor = checkpoint_predictor(trained, options.prediction)
-        spec = predictor.spec
+        spec, about = predictor.spec, trained.data
     chosen = [parse_subset(name) for name in options.subsets] or all_subsets(predictor.modalities)
-    data = StreetData(options.data, options.split, spec, options.workers)
+    data = open_source(
+        about, options.data, options.split, spec, options.workers, options.unlabelled_is_road
+    )
     scores = evaluate(predictor, data, chosen, options.frames)
-    default = "majority" if options.majority else str(options.model or options.checkpoint)
+    given = options.model or options.checkpoint or options.official
+    default = "majority" if options.majority else str(given)
     rows = scores.rows(options.method or default, options.seed, options.split)
     print(markdown(rows))
+    if about.get("dataset") in PUBLISHED and options.split == PUBLISHED_SPLIT:
+        whole = {r["subset"]: r["miou_absent_zero"] for r in rows if r["condition"] == "all"}
+        print(f"\n{comparison(whole, about['dataset'])}")
     if options.output:
-        given = sys.argv[1:] if arguments is None else arguments
-        command = "python training/evaluate.py " + shlex.join(given)
+        words = sys.argv[1:] if arguments is None else arguments
+        command = "python training/evaluate.py " + shlex.join(words)
         write_results(options.output, rows, command, options.notes, ROW_KEYS)
     return rows
 

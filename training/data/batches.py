@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.street import ImageSpec, StreetData, provenance
-from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes, augment
+from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
 
 
 class Batch(NamedTuple):
@@ -36,6 +36,12 @@ class PlaneSource(Protocol):
     def __len__(self) -> int: ...
 
     def planes(self, index: int) -> Planes: ...
+
+
+class Augmentation(Protocol):
+    """Varies a training sample; a pure function of the sample and the generator."""
+
+    def apply(self, planes: Planes, rng: np.random.Generator) -> Planes: ...
 
 
 def split_planes(planes: Planes) -> tuple[Planes, Planes]:
@@ -77,7 +83,7 @@ class StepBatches(Dataset[Batch]):
 
     Args:
         source: the samples.
-        augment_config: how they are varied.
+        augmentation: how they are varied.
         batch_size: samples a step.
         seed: of everything random.
         modalities: the ones trained on.
@@ -90,7 +96,7 @@ class StepBatches(Dataset[Batch]):
     def __init__(
         self,
         source: PlaneSource,
-        augment_config: AugmentConfig,
+        augmentation: Augmentation,
         batch_size: int,
         seed: int,
         modalities: Sequence[Modality] = MODALITIES,
@@ -102,7 +108,7 @@ class StepBatches(Dataset[Batch]):
         if batch_size % world_size:
             raise ValueError(f"batch size {batch_size} is no multiple of {world_size} processes")
         self._source = source
-        self._augment = augment_config
+        self._augmentation = augmentation
         self._batch_size = batch_size
         self._seed = seed
         self._modalities = tuple(modalities)
@@ -122,7 +128,7 @@ class StepBatches(Dataset[Batch]):
         samples = []
         for position, frame in zip(self._share, self.frames(step), strict=True):
             planes = self._source.planes(frame)
-            samples.append(augment(planes, self._augment, np.random.default_rng(seeds[position])))
+            samples.append(self._augmentation.apply(planes, np.random.default_rng(seeds[position])))
         stacked = np.stack(samples)
         images = stacked[:, :LABEL_PLANE].reshape(len(samples), -1, 3, *stacked.shape[2:])
         return Batch(
@@ -200,7 +206,88 @@ class LoaderConfig:
     build_workers: int = 2
 
 
-class StreetDataModule(lightning.LightningDataModule):
+class SegmentationDataModule(lightning.LightningDataModule):
+    """What all data sets share; subclasses name their sources and describe themselves.
+
+    Args:
+        root: folder of the data set.
+        seed: of order, crops and subsets.
+        loader: sizes.
+        augment: how training samples are varied.
+        modalities: the modalities to train on, by name.
+        modality_dropout: a random subset a sample (anymodal), or all of them always.
+        subset_weights: how much likelier than another a modality is drawn, by name.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        seed: int,
+        loader: LoaderConfig,
+        augment: Augmentation,
+        modalities: tuple[str, ...],
+        modality_dropout: bool,
+        subset_weights: dict[str, float] | None,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.seed = seed
+        self.loader = loader
+        self.augment = augment
+        self.modalities = tuple(Modality.from_label(name) for name in modalities)
+        self.modality_dropout = modality_dropout
+        for label in subset_weights or {}:
+            Modality.from_label(label)  # a name that is none must not pass as a weight of 1
+        self.subset_weights = subset_weights
+
+    def source(self, split: str) -> PlaneSource:
+        """The samples of a split."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What checkpoints and model cards say about the data, as plain Python values."""
+        return {
+            "seed": self.seed,
+            "modalities": [m.label for m in self.modalities],
+            "modality_dropout": self.modality_dropout,
+            "subset_weights": self.subset_weights or {},
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        batches = StepBatches(
+            self.source("train"),
+            self.augment,
+            self.loader.batch_size,
+            self.seed,
+            self.modalities,
+            self.modality_dropout,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+            self.subset_weights,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=StepSampler(
+                self.loader.steps_per_epoch, lambda: trainer.global_step if trainer else 0
+            ),
+            num_workers=self.loader.workers,
+            persistent_workers=self.loader.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        samples = ValidationSamples(
+            self.source("val"),
+            self.loader.val_frames,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(samples, batch_size=None)
+
+
+class StreetDataModule(SegmentationDataModule):
     """The synthetic street for Lightning.
 
     Args:
@@ -227,26 +314,15 @@ class StreetDataModule(lightning.LightningDataModule):
         height: int = 256,
         width: int = 512,
     ) -> None:
-        super().__init__()
-        self.root = Path(root)
-        self.seed = seed
-        self.loader = loader
-        self.augment = augment
-        self.modalities = tuple(Modality.from_label(name) for name in modalities)
-        self.modality_dropout = modality_dropout
-        for label in subset_weights or {}:
-            Modality.from_label(label)  # a name that is none must not pass as a weight of 1
-        self.subset_weights = subset_weights
+        super().__init__(root, seed, loader, augment, modalities, modality_dropout, subset_weights)
         self.spec = ImageSpec(width, height)
 
     def describe(self) -> dict[str, Any]:
         """What checkpoints and model cards say about the data, as plain Python values."""
         return {
+            **super().describe(),
             **provenance(self.root),
-            "seed": self.seed,
-            "modalities": [m.label for m in self.modalities],
-            "modality_dropout": self.modality_dropout,
-            "subset_weights": self.subset_weights or {},
+            "dataset": "street",
             "input_width": self.spec.width,
             "input_height": self.spec.height,
             "encodings": {
@@ -262,36 +338,6 @@ class StreetDataModule(lightning.LightningDataModule):
         for split in ("train", "val"):
             StreetData(self.root, split, self.spec, self.loader.build_workers)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        trainer = self.trainer
-        batches = StepBatches(
-            StreetData(self.root, "train", self.spec, 0),
-            self.augment,
-            self.loader.batch_size,
-            self.seed,
-            self.modalities,
-            self.modality_dropout,
-            trainer.global_rank if trainer else 0,
-            trainer.world_size if trainer else 1,
-            self.subset_weights,
-        )
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=StepSampler(
-                self.loader.steps_per_epoch, lambda: trainer.global_step if trainer else 0
-            ),
-            num_workers=self.loader.workers,
-            persistent_workers=self.loader.workers > 0,
-        )
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        source = StreetData(self.root, "val", self.spec, 0)
-        trainer = self.trainer
-        samples = ValidationSamples(
-            source,
-            self.loader.val_frames,
-            trainer.global_rank if trainer else 0,
-            trainer.world_size if trainer else 1,
-        )
-        return DataLoader(samples, batch_size=None)
+    def source(self, split: str) -> StreetData:
+        """A split, whose images are in the cache by then."""
+        return StreetData(self.root, split, self.spec, 0)

@@ -51,6 +51,11 @@ class StreetFrame:
     weather: str
     failure: str | None
 
+    @property
+    def conditions(self) -> tuple[str, str]:
+        """Weather, and failure or ``no_failure``."""
+        return self.weather, self.failure or "no_failure"
+
 
 @dataclass(frozen=True)
 class ImageSpec:

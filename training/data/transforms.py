@@ -42,6 +42,10 @@ class AugmentConfig:
     empty_event: float = 0.03
     thin_event: float = 0.3
 
+    def apply(self, planes: Planes, rng: np.random.Generator) -> Planes:
+        """See :func:`augment`."""
+        return augment(planes, self, rng)
+
 
 def random_crop(planes: Planes, config: AugmentConfig, rng: np.random.Generator) -> Planes:
     """Cut a random window of random scale; nearest for labels and sparse or metric images.

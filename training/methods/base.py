@@ -64,8 +64,11 @@ class SegmentationMethod(lightning.LightningModule):
 
     @property
     def validation_subsets(self) -> tuple[tuple[Modality, ...], ...]:
-        """Cheap to watch: each modality alone, and all together."""
-        return (*((m,) for m in self.network.modalities), self.network.modalities)
+        """Cheap to watch: each modality that is trained on alone, and all of them together."""
+        data = getattr(self.trainer, "datamodule", None)
+        trained = getattr(data, "modalities", self.network.modalities)
+        chosen = tuple(m for m in self.network.modalities if m in trained)
+        return (*((m,) for m in chosen), *([chosen] if len(chosen) > 1 else []))
 
     def on_validation_epoch_start(self) -> None:
         classes = self.network.config.classes
