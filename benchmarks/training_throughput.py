@@ -123,15 +123,16 @@ def measure(batch: Pairs, bf16: bool, rounds: int) -> dict[str, float]:
     """
     torch.manual_seed(0)
     base = AnymodalSegmentor(SegmentorConfig(head_width=256, dropout=0.0))
-    networks = {
+    other, reference = copy.deepcopy(base), ReferenceLoop(base)
+    networks: dict[str, nn.Module] = {
         "flattened": base,
-        "loop": copy.deepcopy(base),
-        "reference_loop": ReferenceLoop(base),
+        "loop": other,
+        "reference_loop": reference,
     }
     forward: dict[str, Callable[[], Tensor]] = {
-        "flattened": lambda: flattened(networks["flattened"], batch),
-        "loop": lambda: loop(networks["loop"], batch),
-        "reference_loop": lambda: networks["reference_loop"](batch),
+        "flattened": lambda: flattened(base, batch),
+        "loop": lambda: loop(other, batch),
+        "reference_loop": lambda: reference(batch),
     }
     with torch.no_grad():
         expected = forward["flattened"]()
