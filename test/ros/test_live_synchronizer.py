@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +17,7 @@ from geometry_msgs.msg import PointStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from ros_graph import domain
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header, String
 
 from anyseg_ros.ros import LiveTimeSynchronizer, Subscriber
@@ -250,3 +256,51 @@ def test_it_takes_and_gives_what_message_filters_does():
     # The very first set does not wait for an input that nobody has heard of yet.
     assert len(other) == 30 and ours == other[1:]
     assert cache.getLast() is feed.got[-1][1]
+
+
+def test_the_example_in_the_documentation_runs(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "synchronizer.md").read_text()
+    programs = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "rclpy.spin" in b]
+    (program,) = programs
+    try:
+        import message_filters  # noqa: F401
+    except ImportError:
+        # As the program's own comment says.
+        program = program.replace(
+            "import message_filters  # from wheels, without it: ", ""
+        ).replace("message_filters.Subscriber", "Subscriber")
+    (tmp_path / "matcher.py").write_text(program)
+    with domain() as number:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        driver = rclpy.create_node("driver", context=context)
+        cameras = driver.create_publisher(Image, "camera/image", 10)
+        lidars = driver.create_publisher(PointCloud2, "lidar/points", 10)
+        log = tmp_path / "log"
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(number)}
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, str(tmp_path / "matcher.py")],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+
+            def send_until(words: str, with_lidar: bool) -> None:
+                until = time.monotonic() + 30
+                while words not in log.read_text():
+                    assert process.poll() is None and time.monotonic() < until, log.read_text()
+                    stamp = driver.get_clock().now().to_msg()
+                    cameras.publish(Image(header=Header(stamp=stamp)))
+                    if with_lidar:
+                        lidars.publish(PointCloud2(header=Header(stamp=stamp)))
+                    time.sleep(0.05)
+
+            send_until("image cloud", True)
+            send_until("image no cloud", False)
+        finally:
+            process.kill()
+            process.wait(10)
+            driver.destroy_node()
+            rclpy.shutdown(context=context)
