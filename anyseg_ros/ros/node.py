@@ -137,7 +137,10 @@ class SegmentationNode(LifecycleNode):
             if parameters.calibration_file:
                 from_file = load_calibration(Path(parameters.calibration_file).expanduser())
             self._engine = load_engine(
-                find_model(parameters.model), parameters.engine, parameters.threads
+                find_model(parameters.model),
+                parameters.engine,
+                parameters.threads,
+                self.get_logger().info,
             )
             self._say_what_the_model_is(self._engine)
             self._profile = load_profile(find_model(parameters.model), self._engine.card)
