@@ -18,7 +18,8 @@ from training.data.indoor import (
     split_hash,
     sun_test_frames,
 )
-from training.data.street import DataSetError
+from training.data.sources import open_source
+from training.data.street import DataSetError, ImageSpec
 from training.data.transforms import LABEL_PLANE, AugmentConfig
 
 CROP = AugmentConfig(32, 64, 0.5, 2.0)
@@ -159,6 +160,22 @@ def test_the_data_module_gives_labelled_and_unlabelled_samples(stanford, tmp_pat
         FewLabelIndoor(stanford, "stanford_indoor", stray, **settings).frames()
     with pytest.raises(DataSetError, match="needs the list train_list"):
         FewLabelIndoor(stanford, "sun_rgbd", stray, **settings).frames()
+
+
+def test_splits_to_evaluate_on(stanford, sun, tmp_path):
+    about = {"dataset": "stanford_indoor", "input_height": 32, "input_width": 64}
+    spec = ImageSpec(64, 32)
+    test = open_source(about, stanford, "test", spec)
+    assert [f.area for f in test.frames] == ["5a", "5a", "5b", "5b"]
+    assert test.frames[0].conditions == ("area_5a",) and test.planes(0).shape == (13, 32, 64)
+    about["dataset"] = "sun_rgbd"
+    assert len(open_source(about, sun, "test", spec)) == 1
+    with pytest.raises(DataSetError, match=r"cannot read .*val\.txt"):
+        open_source(about, sun, "val", spec)
+    listing(sun / "val.txt", ["/images/train/img-000003.jpg\t/depth/train/3.png"])
+    assert (open_source(about, sun, "val", spec).planes(0)[LABEL_PLANE, -1] == 2).all()
+    with pytest.raises(DataSetError, match="no split 'all'"):
+        open_source(about, sun, "all", spec)
 
 
 def test_images_of_another_size_are_refused(stanford, tmp_path):

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from anyseg_ros.classes import IGNORE_ID
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.batches import (
+    Augmentation,
     Batch,
     LoaderConfig,
     StepBatches,
@@ -150,7 +151,7 @@ class FewLabelBatches(Dataset[FewLabelBatch | Batch]):
     Args:
         labelled: frames with labels.
         unlabelled: frames whose labels are hidden; ``None`` for none.
-        augment_config: how samples are varied.
+        augmentation: how samples are varied.
         batch_size: labelled samples a step, and unlabelled ones as well.
         seed: of everything random.
         modality_dropout: give labelled samples a random subset of their sensors; for methods that do not
@@ -163,7 +164,7 @@ class FewLabelBatches(Dataset[FewLabelBatch | Batch]):
         self,
         labelled: Chosen,
         unlabelled: Chosen | None,
-        augment_config: AugmentConfig,
+        augmentation: Augmentation,
         batch_size: int,
         seed: int,
         modality_dropout: bool = False,
@@ -175,7 +176,7 @@ class FewLabelBatches(Dataset[FewLabelBatch | Batch]):
         self._seed = seed
         self._dropout = modality_dropout
         self._rank = rank
-        common = (augment_config, batch_size)
+        common = (augmentation, batch_size)
         share = {"modality_dropout": False, "rank": rank, "world_size": world_size}
         self._with = StepBatches(labelled, *common, seed, **share)  # type: ignore[arg-type]
         self._without = (

@@ -109,8 +109,10 @@ class IndoorFrame:
     area: str
     name: str
 
-    weather = "indoor"
-    failure = None
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Its area, for scores by area."""
+        return (f"area_{self.area}",)
 
     def key(self, data_set: DataSet) -> str:
         """The line that the hash of a split is made of."""
@@ -236,7 +238,7 @@ class IndoorData:
             size = self._size[::-1]
             rgb = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_LINEAR)
             raw = cv2.resize(raw, size, interpolation=cv2.INTER_NEAREST)
-            ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+            ids = np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST), np.uint8)
         near = np.repeat(minmax(raw.astype(np.float32))[..., None], 3, axis=-1)
         planes = np.zeros((PLANES, *ids.shape), np.uint8)
         for modality, image in ((Modality.CAMERA, rgb), (Modality.DEPTH, near)):
@@ -287,6 +289,33 @@ def sun_test_frames(root: Path) -> list[IndoorFrame]:
     if not frames:
         raise DataSetError(f"no images in {root / 'images' / 'test'}")
     return frames
+
+
+def open_indoor(data_set: DataSet, root: Path, split: str, size: tuple[int, int]) -> IndoorData:
+    """A split to evaluate on, at the network's input size.
+
+    Stanford Indoor's splits are areas. SUN RGB-D's test split is its folder; other splits are read from the
+    list ``<root>/<split>.txt``.
+
+    Args:
+        data_set: which one.
+        root: its folder.
+        split: ``train``, ``val`` or ``test``.
+        size: height and width.
+
+    Raises:
+        DataSetError: if there is no such split, or no such list.
+    """
+    areas = {"train": TRAIN_AREAS, "val": VAL_AREAS, "test": TEST_AREAS}
+    if split not in areas:
+        raise DataSetError(f"{data_set} has no split {split!r}; it has {', '.join(areas)}")
+    if data_set == "stanford_indoor":
+        frames = area_frames(root, areas[split])
+    elif split == "test":
+        frames = sun_test_frames(root)
+    else:
+        frames = read_list(root / f"{split}.txt", data_set)
+    return IndoorData(root, data_set, frames, size)
 
 
 class FewLabelIndoor(FewLabelStreet):
@@ -364,10 +393,12 @@ class FewLabelIndoor(FewLabelStreet):
         names = {"stanford_indoor": "Stanford Indoor (2D-3D-S)", "sun_rgbd": "SUN RGB-D"}
         return {
             "name": names[self.data_set],
+            "dataset": self.data_set,
             "synthetic_only": False,
             "seed": self.seed,
             "modalities": [m.label for m in self.modalities],
             "modality_dropout": self.modality_dropout,
+            "subset_weights": {},
             "labelled_split": self.labelled_split,
             "unlabelled": self.unlabelled,
             "input_width": self.spec.width,

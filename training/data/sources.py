@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from training.data.deliver import DeliverData
+from training.data.indoor import open_indoor
 from training.data.muses import MusesData
 from training.data.street import DataSetError, ImageSpec, StreetData
 from training.data.transforms import Planes
 
-DATASETS = ("street", "deliver", "muses")
+DATASETS = ("street", "deliver", "muses", "stanford_indoor", "sun_rgbd")
 
 
 class Frame(Protocol):
@@ -63,4 +64,7 @@ def open_source(
         return DeliverData(root, split, int(about["input_height"]))
     if name == "muses":
         return MusesData(root, split, int(about["input_height"]), unlabelled_is_road)
+    if name in ("stanford_indoor", "sun_rgbd"):
+        size = (int(about["input_height"]), int(about["input_width"]))
+        return open_indoor(name, root, split, size)
     raise DataSetError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
