@@ -8,6 +8,7 @@ from street_on_disk import write_street
 from test_training import tiny_config
 
 from training import train
+from training.data.batches import Batch
 from training.losses.cmd import (
     CmdConfig,
     cross_modal_distillation,
@@ -156,3 +157,39 @@ def test_weights_of_zero_leave_the_supervised_loss(street, tmp_path):
     )
     for name, value in left.items():
         assert torch.equal(value, right[name]), name
+
+
+def test_the_teacher_sees_only_sensors_that_the_data_set_has(street, tmp_path):
+    """As with MUSES, which has no depth: an empty image must not pass for what the teacher knows."""
+    from training.methods.anyseg import AnySegStudent
+    from training.methods.base import all_pairs
+
+    def fit(name, *more, **settings):
+        path = tiny_config(
+            street, tmp_path / f"{name}.yaml", max_steps=2, steps_per_epoch=2, **settings
+        )
+        sensors = '--data.modalities=["camera","event","lidar"]'
+        cli = train.main(
+            ["fit", "--config", str(path), "--runs", str(tmp_path), "--name", name, sensors, *more]
+        )
+        return cli.model, tmp_path / name / "checkpoints" / "last.ckpt"
+
+    _, teacher = fit("teacher", "--data.modality_dropout=false")
+    method = "training.methods.anyseg.AnySegStudent"
+    student, _ = fit("student", method=method, teacher=str(teacher), start_from_teacher=True)
+    assert isinstance(student, AnySegStudent)
+    assert [m.label for m in student.sensors] == ["camera", "event", "lidar"]
+    assert len(student.validation_subsets) == 4
+    batch = Batch(
+        torch.randint(0, 256, (2, 4, 3, 32, 64), dtype=torch.uint8),
+        torch.zeros(2, 32, 64, dtype=torch.uint8),
+        torch.tensor([[True, False, False, True], [False, False, True, False]]),
+    )
+    images, ids, index = all_pairs(batch, student.sensors)
+    assert ids.tolist() == [0, 2, 3, 0, 2, 3] and index.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(images[4], batch.images[1, 2])
+    features, _ = student._teach(batch)
+    student.eval()
+    with torch.no_grad():
+        alone = student.teacher.encode(batch.images[:, 3], torch.tensor([3, 3]))
+    torch.testing.assert_close(features[0][[2, 5]], alone[0])

@@ -12,6 +12,7 @@ import torch
 import yaml
 from street_on_disk import HEIGHT, WIDTH, write_street
 
+from anyseg_ros.engine import load_engine
 from training import experiments, train
 from training.experiments import Plan, PlanError, Queue, report, steps_done
 from training.results import read_rows
@@ -127,6 +128,15 @@ def test_order_is_group_then_seed_then_experiment(document, tmp_path):
     assert plan["specialist/depth/0"].steps == 3 and plan["student/0"].steps == 6
 
 
+@pytest.mark.parametrize("name", ["anymodal", "anyseg_street"])
+def test_the_plans_of_the_project_can_be_read(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = Plan(Path(f"training/experiments/{name}.yaml"))
+    for experiment in plan.experiments:
+        assert plan.folder(experiment).parent.parent.is_relative_to(plan.runs)
+        assert "--model.seed" in " ".join(plan.fit_command(experiment))
+
+
 def test_only_what_is_asked_for_and_its_teacher_is_run(document, tmp_path):
     plan = Plan(write(document, tmp_path))
     queue = Queue(plan, [plan["student/1"]], 1)
@@ -175,7 +185,8 @@ def weights(plan, key):
 @pytest.mark.timeout(1200)
 def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_path):
     document["groups"] = [{**document["groups"][0], "seeds": [0]}]
-    document["groups"][0]["experiments"]["student"]["columns"] = {"labels": 0.5}
+    student = document["groups"][0]["experiments"]["student"]
+    student |= {"columns": {"labels": 0.5}, "export": str(tmp_path / "model")}
     document["steps"] = 8
     straight = Plan(write(document, tmp_path))
     for key in ("teacher/0", "student/0"):
@@ -206,6 +217,12 @@ def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_pat
     whole = [row for row in by_method["student"] if row["condition"] == "all"]
     assert len(whole) == 16 and whole[-1]["subset"] == "mean"
     assert whole[0]["labels"] == 0.5 and whole[0]["steps"] == 8
+
+    card = load_engine(tmp_path / "model", "onnxruntime", 1).card
+    assert card.provenance["steps"] == 8
+    assert card.provenance["metrics"]["camera+lidar"] == next(
+        row["miou"] for row in whole if row["subset"] == "camera+lidar"
+    )
 
     before = killed.results.stat().st_mtime_ns
     assert experiments.main(["run", str(killed.path)]) == 0

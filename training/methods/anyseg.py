@@ -20,7 +20,7 @@ from training.losses.cmd import CmdConfig, cross_modal_distillation
 from training.losses.mad import MadConfig, semantic_distillation
 from training.losses.ohem import ohem_cross_entropy
 from training.losses.umd import UmdConfig, unimodal_distillation
-from training.methods.base import SegmentationMethod, present_pairs
+from training.methods.base import SegmentationMethod, all_pairs, present_pairs
 from training.methods.schedule import OptimizerConfig
 from training.methods.supervised import OhemConfig
 from training.models.checkpoint import load_trained
@@ -38,10 +38,12 @@ class AnySegStudent(SegmentationMethod):
         umd: unimodal distillation.
         cmd: cross-modal distillation.
         mad: semantic distillation.
+        start_from_teacher: begin with the teacher's weights instead of random ones; the networks must be
+            alike. The published student begins with ImageNet's.
         seed: of the weights and of dropout.
 
     Raises:
-        ValueError: if teacher and student differ in their classes.
+        ValueError: if teacher and student differ in their classes, or where they must be alike.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class AnySegStudent(SegmentationMethod):
         umd: UmdConfig = UmdConfig(),  # noqa: B008 (frozen)
         cmd: CmdConfig = CmdConfig(),  # noqa: B008 (frozen)
         mad: MadConfig = MadConfig(),  # noqa: B008 (frozen)
+        start_from_teacher: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed)
@@ -64,6 +67,13 @@ class AnySegStudent(SegmentationMethod):
                 f"the teacher {teacher} has {frozen.config.classes} classes, the student "
                 f"{network.classes}"
             )
+        if start_from_teacher:
+            try:
+                self.network.load_state_dict(frozen.state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the student cannot begin as the teacher {teacher}: {error}"
+                ) from None
         # Not a submodule: it is in no checkpoint of the student, and stays in evaluation mode.
         self._teacher = (frozen,)
         self.projections = nn.ModuleList(
@@ -93,7 +103,7 @@ class AnySegStudent(SegmentationMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, modality_ids, sample_index = present_pairs(batch)
-        samples, modalities = batch.images.shape[:2]
+        samples, modalities = len(batch.images), len(self.sensors)
         features = self.student.encode(images, modality_ids)
         logits = self.student.fuse(features, sample_index, samples)
         height, width = batch.labels.shape[1:]
@@ -106,7 +116,10 @@ class AnySegStudent(SegmentationMethod):
             )
         }
         teacher_features, teacher_logits = self._teach(batch)
-        pairs = sample_index * modalities + modality_ids
+        # The teacher's rows: those of the data set's sensors, sample by sample.
+        place = torch.zeros(batch.images.shape[1], dtype=torch.long, device=images.device)
+        place[[int(m) for m in self.sensors]] = torch.arange(modalities, device=images.device)
+        pairs = sample_index * modalities + place[modality_ids]
         projected = [p(f) for p, f in zip(self.projections, features, strict=False)]
         teacher_features = teacher_features[: len(projected)]
         if self.umd.weight:
@@ -126,10 +139,7 @@ class AnySegStudent(SegmentationMethod):
 
     @torch.no_grad()
     def _teach(self, batch: Batch) -> tuple[Features, Tensor]:
-        """The teacher's maps of all pairs ``[B * M, ...]`` and its logits from all modalities."""
-        samples, modalities = batch.images.shape[:2]
-        device = batch.images.device
-        ids = torch.arange(modalities, device=device).repeat(samples)
-        index = torch.arange(samples, device=device).repeat_interleave(modalities)
-        features = self.teacher.encode(batch.images.flatten(0, 1), ids)
-        return features, self.teacher.fuse(features, index, samples)
+        """The teacher's maps of all pairs ``[B * M, ...]`` and its logits from all M sensors."""
+        images, ids, index = all_pairs(batch, self.sensors)
+        features = self.teacher.encode(images, ids)
+        return features, self.teacher.fuse(features, index, len(batch.images))

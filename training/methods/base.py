@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,15 +29,18 @@ class SegmentationMethod(lightning.LightningModule):
         self.optimizer_config = optimizer
         self.seed = seed
         self._matrices: dict[str, ConfusionMatrix] = {}
+        self.sensors: tuple[Modality, ...] = self.network.modalities
+        """those of the network that the data set has and the run trains on"""
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         known = self.network.modalities
-        data = getattr(self.trainer, "datamodule", None)
-        if extra := [m.label for m in getattr(data, "modalities", ()) if m not in known]:
+        chosen = getattr(getattr(self.trainer, "datamodule", None), "modalities", known)
+        if extra := [m.label for m in chosen if m not in known]:
             raise ValueError(
                 f"data.modalities names {', '.join(extra)}, for which the network has no slot; "
                 "set data.modalities to linear_fusion.modalities"
             )
+        self.sensors = tuple(m for m in known if m in chosen)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout's randomness belongs to the step, so that a resumed run repeats it.
@@ -65,10 +69,8 @@ class SegmentationMethod(lightning.LightningModule):
     @property
     def validation_subsets(self) -> tuple[tuple[Modality, ...], ...]:
         """Cheap to watch: each modality that is trained on alone, and all of them together."""
-        data = getattr(self.trainer, "datamodule", None)
-        trained = getattr(data, "modalities", self.network.modalities)
-        chosen = tuple(m for m in self.network.modalities if m in trained)
-        return (*((m,) for m in chosen), *([chosen] if len(chosen) > 1 else []))
+        together = [self.sensors] if len(self.sensors) > 1 else []
+        return (*((m,) for m in self.sensors), *together)
 
     def on_validation_epoch_start(self) -> None:
         classes = self.network.config.classes
@@ -104,6 +106,14 @@ class SegmentationMethod(lightning.LightningModule):
         checkpoint["method"] = {"name": type(self).__name__, "seed": self.seed}
         data = getattr(self.trainer, "datamodule", None)
         checkpoint["data"] = data.describe() if data is not None else {}
+
+
+def all_pairs(batch: Batch, sensors: Sequence[Modality]) -> tuple[Tensor, Tensor, Tensor]:
+    """Every pair of a sample and one of ``sensors``, present or not: images, modality ids, sample index."""
+    samples = len(batch.images)
+    chosen = torch.tensor([int(m) for m in sensors], device=batch.images.device)
+    index = torch.arange(samples, device=batch.images.device).repeat_interleave(len(chosen))
+    return batch.images[:, chosen].flatten(0, 1), chosen.repeat(samples), index
 
 
 def present_pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from training.data.batches import Batch
 from training.losses.distances import channel_kl
-from training.methods.base import SegmentationMethod
+from training.methods.base import SegmentationMethod, all_pairs
 from training.methods.schedule import OptimizerConfig
 from training.methods.supervised import OhemConfig, supervised_loss
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig
@@ -93,11 +93,9 @@ class MagicStyle(SegmentationMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         network = self.network
         assert isinstance(network, AnymodalSegmentor)
-        samples, modalities = batch.images.shape[:2]
-        device = batch.images.device
-        ids = torch.arange(modalities, device=device).repeat(samples)
-        index = torch.arange(samples, device=device).repeat_interleave(modalities)
-        features = network.encode(batch.images.flatten(0, 1), ids)
+        samples = len(batch.images)
+        images, ids, index = all_pairs(batch, self.sensors)
+        features = network.encode(images, ids)
         everything = network.fuse(features, index, samples)
         ranking = rank_modalities(features, samples)
         chosen = torch.zeros_like(ranking, dtype=torch.bool)
