@@ -45,7 +45,7 @@ def load_engine(
     model_dir: Path,
     engine: str = "auto",
     threads: int = 0,
-    say: Callable[[str], None] = _log.info,
+    say: Callable[[str], object] = _log.info,
 ) -> Engine:
     """Load a model folder into an engine.
 
