@@ -22,7 +22,8 @@ class TransformSource:
         except ImportError:
             return
         self._errors = (tf2_ros.TransformException, ValueError)
-        self._buffer = tf2_ros.Buffer(node=node)
+        # Without the node: with it the buffer opens a service that it never closes.
+        self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     @property
