@@ -79,6 +79,9 @@ PAUSE_S = 3.0
 MAX_AGE_S = 0.25
 """The node's default: no output may use a message older than this against its anchor."""
 
+LATELY_S = 2.0
+"""What was sent longer ago than this is in no output any more."""
+
 LIVE, DROPPED, QUARANTINED = "live", "dropped", "quarantined"
 
 EXPECTED: dict[str, tuple[str, float]] = {
@@ -239,9 +242,7 @@ def plan(
                 with contextlib.suppress(ValueError):
                     stamp = data_stamp_ns(message, decode_event_cloud(message))
             kinds = {o.kind for o in outages if o.sensor is sensor and o.covers(delivery.time_s)}
-            lies = changed and any(o.disables for o in outages if o.kind in kinds)
-            if sensor is Modality.EVENT and kinds & set(QUIET):
-                lies = False
+            lies = changed and any(Outage(sensor, 0, 1, kind).disables for kind in kinds)
             sent[sensor].append(Sent(delivery.time_s, stamp, lies))
     return sent, clock
 
@@ -392,29 +393,32 @@ class Messages:
     """Looks up whether what an output used was bad."""
 
     def __init__(self, sent: dict[Modality, list[Sent]]) -> None:
-        self._stamps: dict[Modality, list[int]] = {}
-        self._bad: dict[Modality, dict[int, bool]] = {}
-        for modality, messages in sent.items():
-            bad: dict[int, bool] = {}
-            for message in messages:
-                # A stamp that was told truly first: the lie that repeats it is refused as a duplicate.
-                bad[message.stamp_ns] = bad.get(message.stamp_ns, True) and message.bad
-            self._bad[modality] = bad
-            self._stamps[modality] = sorted(bad)
+        self._sent = sent
+        self._times = {m: [s.time_s for s in messages] for m, messages in sent.items()}
 
-    def used_bad(self, modality: Modality, values: dict[str, str]) -> bool:
+    def used_bad(self, modality: Modality, output: Output) -> bool:
         """Whether an output used a bad message of a sensor, or one too old."""
+        values = output.sensors[modality.label]
         if values.get("used") != "true":
             return False
         stamp = int(values["stamp_ns"])
         if float(values.get("age_s", 0.0)) > MAX_AGE_S + 0.001:
             return True
-        stamps = self._stamps[modality]
+        # Stamps that jump may hit true ones: only what was sent of late can have been used.
+        times = self._times[modality]
+        first = bisect_left(times, output.received_s - LATELY_S)
+        last = bisect_left(times, output.received_s + 0.1)
+        lately = self._sent[modality][first:last]
         if modality is Modality.EVENT:
             # Packets are known by their end: the one that covers the stamp is the first that ends then.
-            at = bisect_left(stamps, stamp - 1000)
-            return at < len(stamps) and self._bad[modality][stamps[at]]
-        return self._bad[modality].get(stamp, True)
+            covering = min(
+                (s for s in lately if s.stamp_ns >= stamp - 1000),
+                key=lambda s: s.stamp_ns,
+                default=None,
+            )
+            return covering is None or covering.bad
+        # A stamp that was told truly first: the lie that repeats it is refused as a duplicate.
+        return all(s.bad for s in lately if s.stamp_ns == stamp)
 
 
 def judge(run: Run, row: Row) -> dict[str, Any]:
@@ -429,9 +433,7 @@ def judge(run: Run, row: Row) -> dict[str, Any]:
     marks = [o.received_s for o in around]
     gap_s = max((b - a for a, b in itertools.pairwise(marks)), default=math.inf)
     bad = [
-        o.received_s
-        for o in (*during, *after)
-        if any(messages.used_bad(m, o.sensors[m.label]) for m in MODALITIES)
+        o.received_s for o in (*during, *after) if any(messages.used_bad(m, o) for m in MODALITIES)
     ]
     detections: list[float] = []
     found: list[str] = []
@@ -470,7 +472,7 @@ def judge(run: Run, row: Row) -> dict[str, Any]:
             o.received_s - end_s
             for o in after
             if o.sensors[label].get("used") == "true"
-            and not messages.used_bad(modality, o.sensors[label])
+            and not messages.used_bad(modality, o)
             and is_new(run, modality, int(o.sensors[label]["stamp_ns"]), end_s)
         ]
         recoveries.append(min(again, default=math.inf))

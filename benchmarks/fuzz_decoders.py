@@ -63,7 +63,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results/fuzz.json"
 TYPES = known_types()
 LIMIT_S = 1.0
-"""A message that takes longer hangs the node."""
+"""Processor time; a message that takes longer hangs the node."""
 CHUNK = 2000
 
 CONTRADICTION = "contradiction"
@@ -606,7 +606,8 @@ def check_message(
     """Decode as the node does and hold the outcome against the oracle."""
     kind = KINDS[name]
     verdict = kind.judge(message, original)
-    began = time.perf_counter()
+    # Processor time: what else the machine does is not the decoder's. Waiting shows in run().
+    began = time.thread_time()
     try:
         data = kind.decoder()(message)
         if kind.stamped:
@@ -621,7 +622,7 @@ def check_message(
         outcome = "crashed"
         last = traceback.format_exc().strip().splitlines()
         tally.failures.append(f"{where}: {name} crashed: {' | '.join(last[-3:])}")
-    took_s = time.perf_counter() - began
+    took_s = time.thread_time() - began
     tally.slowest_s = max(tally.slowest_s, took_s)
     if took_s > LIMIT_S:
         tally.failures.append(f"{where}: {name} took {took_s:.1f} s")

@@ -341,8 +341,9 @@ def _change_cloud(kind: str, sensor: Modality, message: Any, random: np.random.G
             points = _flood(points, random)
             rows = 1
         else:
-            points["x"] = random.permutation(points["x"])
-            points["y"] = random.permutation(points["y"])
+            for name in ("x", "y"):
+                most = int(points[name].max(initial=0))
+                points[name] = random.integers(0, most + 1, len(points))
     elif kind == "black":
         points.view(np.uint8)[:] = 0
     elif kind == "nan":

@@ -1,0 +1,233 @@
+"""Whether node and bag evaluation agree on the shipped drive: ``docs/results/agreement.json``.
+
+    python benchmarks/online_offline.py
+
+The player sends the drive over DDS at the running node. A recorder beside the node notes every message
+and when it arrived, and the node's masks. Then the evaluation of bags gets the same messages with the
+same times of receipt. Compared are the matched sets (stamp of the anchor, and of each member that was
+used) and, where the sets are the same, the labels, pixel by pixel.
+
+The recorder is another subscriber than the node: on a busy machine a message may reach the one a little
+earlier than the other, and a set may be given out with or without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rosbags.rosbag2 import StoragePlugin, Writer
+from sensor_msgs.msg import CompressedImage, PointCloud2
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/ros")]
+
+from ros_graph import Process, domain  # noqa: E402
+
+from anyseg_ros.engine import load_engine  # noqa: E402
+from anyseg_ros.evaluation.bag import Bag, known_types  # noqa: E402
+from anyseg_ros.evaluation.evaluate import (  # noqa: E402
+    EvaluationOptions,
+    Listener,
+    evaluate_recording,
+)
+from anyseg_ros.evaluation.replay import SetResult, load_settings  # noqa: E402
+from anyseg_ros.modalities import load_calibration  # noqa: E402
+from anyseg_ros.modality import MODALITIES, Modality  # noqa: E402
+from anyseg_ros.pipeline import Segmentation  # noqa: E402
+from anyseg_ros.resources import find_model  # noqa: E402
+from anyseg_ros.ros.recorder import Recorder  # noqa: E402
+from anyseg_ros.ros.transport import configure_transport  # noqa: E402
+
+DRIVE = ROOT / "demo/street_drive"
+CALIBRATION = ROOT / "demo/calibration.yaml"
+PARAMETERS = ROOT / "config/demo.yaml"
+RESULTS = ROOT / "docs/results/agreement.json"
+TOPICS: dict[Modality, tuple[str, Any]] = {
+    Modality.CAMERA: ("/camera/image/compressed", CompressedImage),
+    Modality.DEPTH: ("/depth/image/compressedDepth", CompressedImage),
+    Modality.EVENT: ("/events/points", PointCloud2),
+    Modality.LIDAR: ("/lidar/points", PointCloud2),
+}
+Members = dict[str, int]
+
+
+class Keep(Listener):
+    """Keeps each set's members and labels."""
+
+    def __init__(self) -> None:
+        self.sets: dict[int, tuple[Members, np.ndarray]] = {}
+
+    def take(self, result: SetResult, output: Segmentation, truth: Any) -> None:
+        members = {m.label: result.matched.members[m].stamp_ns for m in output.used}
+        self.sets[output.stamp_ns] = (members, output.labels)
+
+
+def run_online(model: Path, rate: float, folder: Path) -> Recorder:
+    """Play the drive at the node; returns what was received and what came out."""
+    parameters = ["-p", f"model:={model}", "-p", f"calibration_file:={CALIBRATION}"]
+    parameters += ["-p", "threads:=1", "-p", "autostart:=true", "-p", "output_reliable:=true"]
+    for modality in MODALITIES:
+        parameters += ["-p", f"{modality.label}.qos_reliable:=true"]
+        parameters += ["-p", f"{modality.label}.qos_depth:=50"]
+    with domain() as number:
+        node = Process.start(
+            "anyseg_ros.ros.node",
+            ["--ros-args", "--params-file", str(PARAMETERS), *parameters],
+            number,
+            folder / "node.log",
+        )
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        listener = rclpy.create_node("listener", context=context)
+        recorder = Recorder(listener, TOPICS)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(listener)
+        thread = threading.Thread(target=executor.spin, daemon=True)
+        thread.start()
+        player = None
+        try:
+            node.wait_for_text("model ")
+            player = Process.start(
+                "anyseg_ros.ros.bag_player",
+                [str(DRIVE), "--wait", "20", "--qos", "reliable", "--rate", str(rate)],
+                number,
+                folder / "player.log",
+            )
+            with tqdm(total=200, unit=" images", desc="online", disable=None) as progress:
+                while player.process.poll() is None:
+                    time.sleep(0.2)
+                    progress.update(len(recorder.inputs[Modality.CAMERA]) - progress.n)
+            time.sleep(1.5)
+            if player.process.returncode or node.stop():
+                raise SystemExit(f"failed:\n{player.text()}\n{node.text()}")
+        finally:
+            for process in (node, player):
+                if process is not None and process.process.poll() is None:
+                    process.stop()
+            executor.shutdown()
+            thread.join(5)
+            listener.destroy_node()
+            rclpy.shutdown(context=context)
+    return recorder
+
+
+def write_arrivals(recorder: Recorder, path: Path) -> Path:
+    """A bag of the messages in the order in which they arrived."""
+    store = known_types()
+    arrivals = sorted(
+        (receipt.received_ns, modality, receipt.serialized)
+        for modality, receipts in recorder.inputs.items()
+        for receipt in receipts
+    )
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {
+            modality: writer.add_connection(
+                topic, f"sensor_msgs/msg/{kind.__name__}", typestore=store
+            )
+            for modality, (topic, kind) in TOPICS.items()
+        }
+        for received_ns, modality, data in arrivals:
+            writer.write(connections[modality], received_ns, data)
+    return path
+
+
+def run_offline(bag: Path, model: Path) -> dict[int, tuple[Members, np.ndarray]]:
+    """The same messages through the evaluation of bags."""
+    engine = load_engine(model, threads=1)
+    keep = Keep()
+    options = EvaluationOptions(
+        settings=load_settings(PARAMETERS), calibration=load_calibration(CALIBRATION), subsets=()
+    )
+    with Bag([bag]) as recording:
+        evaluate_recording(recording, engine, options, [keep])
+    engine.close()
+    return keep.sets
+
+
+def compare(
+    recorder: Recorder, offline: dict[int, tuple[Members, np.ndarray]]
+) -> dict[str, int | float]:
+    masks = {output.stamp_ns: output.labels for output in recorder.outputs}
+    row: dict[str, int | float] = {
+        "messages": sum(len(found) for found in recorder.inputs.values()),
+        "sets_offline": len(offline),
+        "sets_online": len(recorder.modalities),
+        "sets_online_of_a_stamp_offline_lacks": 0,
+        "sets_with_other_members": 0,
+        "same_sets": 0,
+        "labels_compared": 0,
+        "labels_identical": 0,
+    }
+    for receipt in recorder.modalities:
+        if receipt.stamp_ns not in offline:
+            row["sets_online_of_a_stamp_offline_lacks"] += 1
+            continue
+        expected, labels = offline[receipt.stamp_ns]
+        members = {
+            name: int(values["stamp_ns"])
+            for name, values in receipt.sensors.items()
+            if values["used"] == "true"
+        }
+        if members != expected:
+            row["sets_with_other_members"] += 1
+            continue
+        row["same_sets"] += 1
+        if receipt.stamp_ns in masks:
+            row["labels_compared"] += 1
+            row["labels_identical"] += int((masks[receipt.stamp_ns] == labels).all())
+    row["same_sets_share"] = round(row["same_sets"] / max(row["sets_online"], 1), 4)
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="", help="model folder or name (default: the shipped)")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed of the drive")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    configure_transport()
+    model = find_model(options.model)
+    with TemporaryDirectory(prefix="anyseg-agreement-") as folder:
+        recorder = run_online(model, options.rate, Path(folder))
+        offline = run_offline(write_arrivals(recorder, Path(folder) / "arrivals"), model)
+    row = {"model": model.name, "rate": options.rate, **compare(recorder, offline)}
+    for key, value in row.items():
+        print(f"{key:<40}{value}")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    document = {
+        "command": f"python benchmarks/online_offline.py --rate {options.rate:g}"
+        + (f" --model {options.model}" if options.model else ""),
+        "commit": commit,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "notes": "The shipped drive over DDS at the node; the same messages with the same times of receipt "
+        "through the evaluation of bags. same_sets: anchor and every used member have the same stamps. "
+        "Sets that the node skipped because a newer one was there are in sets_offline only.",
+        "rows": [row],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    return 0 if row["labels_compared"] and row["labels_identical"] == row["labels_compared"] else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
