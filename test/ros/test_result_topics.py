@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rclpy
 import rig
+from diagnostic_msgs.msg import DiagnosticArray
 from message_package import LABEL_INFO, VISION_CLASS, message_package
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -77,7 +78,7 @@ class Listener:
         self.executor.spin_once(timeout_sec=0.01)
 
 
-def feed(host: Host) -> list[Any]:
+def feed(host: Host) -> dict[Modality, Any]:
     return {
         m: host.node.create_publisher(type(rig.MAKERS[m](rig.START_NS)), rig.TOPICS[m], 50)
         for m in MODALITIES
@@ -210,3 +211,48 @@ def test_a_subscriber_that_asks_for_reliable_in_vain_is_named_with_the_remedy(va
         reason = mismatches["/anyseg/overlay"]
         assert "RELIABILITY" in reason and "output_reliable" in reason
         assert reason in str(host.log)
+
+
+def test_a_latency_budget_that_is_too_small_leaves_the_anchor_and_is_shown(values):
+    values["latency_budget"] = 0.0001
+    with domain() as number, Host(number, **values) as host, Listener(number) as listener:
+        inputs = feed(host)
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        shown: list[dict[str, dict[str, str]]] = []
+        listener.node.create_subscription(
+            DiagnosticArray,
+            "/diagnostics",
+            lambda m: shown.append({s.name: {v.key: v.value for v in s.values} for s in m.status}),
+            10,
+        )
+
+        def sheds() -> bool:
+            overall = shown[-1].get("anyseg: segmentation", {}) if shown else {}
+            return overall.get("shed", "none") != "none" and host.node._last_used == (
+                Modality.CAMERA,
+            )
+
+        run_until(host, listener, inputs, sheds, "shed sensors in /diagnostics")
+        overall = shown[-1]["anyseg: segmentation"]
+        assert overall["shed"] == "depth+event+lidar"
+        assert float(overall["latency_budget_s"]) == pytest.approx(0.0, abs=0.001)
+        assert int(overall["shed_lidar"]) > 0 and "shed_camera" not in overall
+        stages = shown[-1]["anyseg: stages"]
+        for stage in ("decode_camera", "decode_lidar", "image", "encode", "fuse", "publish"):
+            assert 0 < float(stages[f"{stage}_median_ms"]) <= float(stages[f"{stage}_p95_ms"])
+        # Lifted while it runs, all four are back.
+        host.node.set_parameters([rclpy.Parameter("latency_budget", value=0.0)])
+        run_until(host, listener, inputs, lambda: host.node._last_used == MODALITIES, "all four")
+
+
+def test_a_publisher_that_offers_too_little_is_named_at_once(values):
+    values["camera__qos_reliable"] = True
+    with domain() as number, Host(number, **values) as host, Listener(number) as listener:
+        listener.node.create_publisher(Image, "/camera/image", qos_profile_sensor_data)
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        log = host.node._inputs[Modality.CAMERA].log
+        host.spin_until(lambda: bool(log.qos_mismatch), "mismatch")
+        assert "RELIABILITY" in log.qos_mismatch and "camera.qos_reliable" in log.qos_mismatch
+        assert log.qos_mismatch in str(host.log)
