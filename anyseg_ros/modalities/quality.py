@@ -40,6 +40,10 @@ _FOLLOW = 1 / 64
 _CELLS = (12, 16)
 """Rows and columns of the grid in which events are counted."""
 _MIN_BURST_EVENTS = 2000
+_STRUCTURED = 5
+"""A stream whose packets usually have this many times the least structure does not lose it ..."""
+_STEADY_RATE = 0.5
+"""... while it sends this share of its usual events: then they are noise."""
 _MIN_PATTERN_EVENTS = 64
 """Fewer events may repeat by chance: a hot pixel alone sends the same packet for ever."""
 _QUIET_CONTRAST = 1.5
@@ -98,7 +102,8 @@ class QualityLimits:
     missing_sectors: float = 0.3
     """lidar: share of the usually filled azimuth sectors that may be without echo; 1: never"""
     burst_factor: float = 8.0
-    """event: rate against the stream's usual rate, in a packet without structure"""
+    """event: rate against the stream's usual rate, in a packet without structure; half the usual
+    rate is enough where packets usually have structure"""
     burst_clumping: float = 0.1
     """event: :attr:`EventMeasures.clumping` below which a packet has no structure; 0: never"""
 
@@ -284,6 +289,8 @@ class QualityChecker:
     def __init__(self, modality: Modality, limits: QualityLimits | None = None) -> None:
         self.modality = modality
         self.limits = limits or DEFAULT_LIMITS[modality]
+        self.measured: dict[str, float] = {}
+        """what the last message showed, by the name of the limit it is held against"""
         self.reset()
 
     def reset(self) -> None:
@@ -292,11 +299,13 @@ class QualityChecker:
         self._usual_points = _Usual()
         self._usual_sectors = _Usual()
         self._usual_rate = _Usual()
+        self._usual_clumping = _Usual()
         self._event_size = (1, 1)
         self._last_end_ns: int | None = None
 
     def check(self, data: SensorData) -> Finding | None:
         """The first thing that is wrong with a message, ``None`` if it is believable."""
+        self.measured = {}
         if isinstance(data, EventPacket):
             return self._check_events(data)
         if isinstance(data, LidarScan):
@@ -312,6 +321,11 @@ class QualityChecker:
     def _check_camera(self, frame: CameraFrame) -> Finding | None:
         limits, seen = self.limits, measure_camera(frame.image)
         repeated = self._repeats(seen.sample)
+        self.measured |= {
+            "black_level": seen.bright_level,
+            "saturated_share": seen.saturated_share,
+            "flat_contrast": seen.contrast,
+        }
         if seen.bright_level < limits.black_level:
             return Finding(
                 Fault.BLACK,
@@ -341,6 +355,7 @@ class QualityChecker:
     def _check_depth(self, frame: DepthFrame) -> Finding | None:
         limits, seen = self.limits, measure_depth(frame.depth_m)
         repeated = self._repeats(seen.sample)
+        self.measured |= {"min_valid_share": seen.valid_share, "flat_contrast": seen.contrast}
         if seen.valid_share < limits.min_valid_share:
             return Finding(
                 Fault.INVALID,
@@ -354,17 +369,21 @@ class QualityChecker:
     def _check_lidar(self, scan: LidarScan) -> Finding | None:
         limits, seen = self.limits, measure_lidar(scan.points_m)
         repeated = self._repeats(seen.sample)
+        self.measured["min_points"] = seen.points
         if seen.points < limits.min_points:
             return Finding(
                 Fault.EMPTY, f"{seen.points} points with an echo (limit {limits.min_points})"
             )
         usual = self._usual_points.value
+        if usual is not None:
+            self.measured["min_usual_share"] = seen.points / float(usual)
         if usual is not None and seen.points < limits.min_usual_share * usual:
             return Finding(
                 Fault.PARTIAL,
                 f"{seen.points} points, usually {usual:.0f} (limit {limits.min_usual_share:.0%})",
             )
         missing = self._missing_sectors(seen.sectors)
+        self.measured["missing_sectors"] = missing
         if missing > limits.missing_sectors:
             return Finding(
                 Fault.PARTIAL,
@@ -407,18 +426,34 @@ class QualityChecker:
         seen = measure_events(packet, *self._event_size)
         rate = seen.events / max((end - start) * 1e-9, 1e-3)
         usual = self._usual_rate.value
-        if (
-            usual is not None
-            and seen.clumping is not None
-            and seen.clumping < self.limits.burst_clumping
-            and rate > self.limits.burst_factor * usual
-        ):
+        if seen.clumping is not None:
+            self.measured["burst_clumping"] = seen.clumping
+        if usual is not None:
+            self.measured["burst_factor"] = rate / float(usual)
+        if usual is not None and self._is_noise(seen.clumping, rate / float(usual)):
             return Finding(
                 Fault.NOISE,
-                f"{rate:.0f} events a second without structure, usually {usual:.0f}",
+                f"{rate:.0f} events a second without structure ({seen.clumping:.2f}, limit "
+                f"{self.limits.burst_clumping:g}), usually {usual:.0f} a second",
             )
+        if seen.clumping is not None:
+            self._usual_clumping.learn(seen.clumping)
         self._usual_rate.learn(rate)
         return None
+
+    def _is_noise(self, clumping: float | None, rate_factor: float) -> bool:
+        """Whether a packet has no structure though it has far too many events, or though the
+        stream's packets usually have it. At night a standing sensor has little but noise, but also
+        far fewer events than in motion.
+        """
+        if clumping is None or clumping >= self.limits.burst_clumping:
+            return False
+        structure = self._usual_clumping.value
+        return rate_factor > self.limits.burst_factor or (
+            structure is not None
+            and float(structure) > _STRUCTURED * self.limits.burst_clumping
+            and rate_factor > _STEADY_RATE
+        )
 
     # --- what several share ---------------------------------------------------------------------
 
@@ -433,6 +468,7 @@ class QualityChecker:
             ),
             default=1.0,
         )
+        self.measured["frozen_share"] = least
         if least < limit:
             return Finding(
                 Fault.FROZEN,
@@ -443,8 +479,9 @@ class QualityChecker:
         self._recent.append(sample)
         return None
 
-    @staticmethod
-    def _noise(measured: float | None, limit: float, what: str) -> Finding | None:
+    def _noise(self, measured: float | None, limit: float, what: str) -> Finding | None:
+        if measured is not None:
+            self.measured["noise_roughness"] = measured
         if measured is None or measured < limit:
             return None
         return Finding(

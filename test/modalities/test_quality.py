@@ -186,7 +186,15 @@ def test_a_burst_of_noise_is_found_and_a_burst_of_motion_is_not():
     end = 13 * 10_000_000
     assert found(Modality.EVENT, events(60_000, end, uniform=True)) is Fault.NOISE
     assert found(Modality.EVENT, events(60_000, end)) is None
-    assert found(Modality.EVENT, events(4_000, end, uniform=True)) is None
+    assert found(Modality.EVENT, events(3_000, end, uniform=True)) is Fault.NOISE
+
+
+def test_noise_alone_of_a_standing_sensor_at_night_is_believed():
+    """It had structure while it moved; standing, it sends fewer events, and they have none."""
+    checker = QualityChecker(Modality.EVENT)
+    packets = [events(30_000, (i + 1) * 10_000_000) for i in range(20)]
+    packets += [events(4_000, (i + 21) * 10_000_000, uniform=True) for i in range(50)]
+    assert all(checker.check(packet) is None for packet in packets)
 
 
 def test_the_same_events_again_are_frozen_whatever_their_times():
