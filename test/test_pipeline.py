@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from tiny_model import tiny_card, write_tiny_model
+from tiny_segment_model import write_segment_model
 
 from anyseg_ros.engine import load_engine
 from anyseg_ros.modalities import (
@@ -176,3 +177,18 @@ def test_another_calibration_takes_effect(engine):
     result = pipeline.segment(matched(camera=(1000, gray(9)), depth=(1000, depth)))
     assert result.used == (Modality.CAMERA, Modality.DEPTH)
     assert engine.encoded[-1] == ["camera", "depth"]
+
+
+def test_a_model_of_one_graph_serves_as_well(tmp_path):
+    engine = CountingEngine(load_engine(write_segment_model(tmp_path / "m"), "onnxruntime"))
+    pipeline = Pipeline(engine, rig(Modality.CAMERA, Modality.DEPTH))
+    depth = (900, DepthFrame(np.full((64, 128), 80.0, np.float32)))
+    alone = pipeline.segment(matched(camera=(1000, gray(255))))
+    assert alone.used == (Modality.CAMERA,) and (alone.labels == 3).all()
+    both = pipeline.segment(matched(2000, camera=(2000, gray(255)), depth=depth))
+    held = pipeline.segment(matched(3000, camera=(3000, gray(0)), depth=depth))
+    assert both.used == held.used == (Modality.CAMERA, Modality.DEPTH)
+    assert not np.array_equal(both.labels, alone.labels)
+    assert not np.array_equal(held.labels, both.labels)
+    # A held image is not built again either.
+    assert engine.encoded == [["camera"], ["camera", "depth"], ["camera"]]

@@ -1,6 +1,7 @@
 """Few labelled frames and many without: splits, batches, and runs from the command line to the engine."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -132,6 +133,12 @@ def test_own_drives_with_a_few_labelled_frames(drives, tmp_path):
     assert labelled_frames(source) == [1]
     labelled, unlabelled = module(root).frames()
     assert (len(labelled), len(unlabelled)) == (1, 3)
+    # A label that is drawn later counts, although the images are in the cache.
+    picture = root / "train/drive_0000/label/000003.png"
+    cv2.imwrite(str(picture), np.full((HEIGHT, WIDTH), 4, np.uint8))
+    later = picture.stat().st_mtime_ns + 10**9
+    os.utime(picture, ns=(later, later))
+    assert labelled_frames(StreetFrames(StreetData(root, "train", SPEC, 0))) == [1, 3]
 
 
 def test_frames_without_a_wanted_sensor_are_left_out(drives):

@@ -257,8 +257,17 @@ class StreetData:
     def _path(self, frame: StreetFrame) -> Path:
         return self._cache / frame.drive.name / f"{frame.index:06d}.npy"
 
+    def _is_stale(self, frame: StreetFrame) -> bool:
+        """Whether a frame is not in the cache, or was labelled since."""
+        try:
+            built = self._path(frame).stat().st_mtime_ns
+        except FileNotFoundError:
+            return True
+        label = frame.drive / "label" / f"{frame.index:06d}.png"
+        return label.is_file() and label.stat().st_mtime_ns > built
+
     def _fill(self, workers: int, rebuild: bool) -> None:
-        missing = [f for f in self.frames if rebuild or not self._path(f).is_file()]
+        missing = [f for f in self.frames if rebuild or self._is_stale(f)]
         if not missing:
             return
         for drive in {f.drive.name for f in missing}:

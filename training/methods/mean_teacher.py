@@ -25,6 +25,7 @@ from anyseg_ros.classes import IGNORE_ID
 from training.data.batches import Batch
 from training.data.few_labels import FewLabelBatch
 from training.data.subsets import random_subsets
+from training.losses.joint import joint_mean
 from training.methods.base import SegmentationMethod
 from training.methods.schedule import OptimizerConfig
 from training.methods.supervised import OhemConfig, supervised_loss, trained
@@ -119,10 +120,13 @@ def pseudo_labels(logits: Tensor, height: int, width: int, threshold: float, ali
 
 
 def pseudo_loss(predictions: list[Tensor], labels: Tensor, align: bool) -> Tensor:
-    """Mean cross-entropy over the pixels that have a label, averaged over the trained predictions."""
+    """Mean cross-entropy over the pixels that have a label, averaged over the trained predictions.
+
+    The mean is that of the joint batch of all processes.
+    """
     height, width = labels.shape[1:]
     flat = labels.flatten()
-    used = (flat != IGNORE_ID).sum().clamp(min=1)
+    used = (flat != IGNORE_ID).sum()
     losses = [
         F.cross_entropy(
             full_size(logits, height, width, align).flatten(0, -2),
@@ -130,10 +134,10 @@ def pseudo_loss(predictions: list[Tensor], labels: Tensor, align: bool) -> Tenso
             ignore_index=IGNORE_ID,
             reduction="sum",
         )
-        / used
+        / used.clamp(min=1)
         for logits in trained(predictions)
     ]
-    return torch.stack(losses).mean()
+    return joint_mean(torch.stack(losses).mean(), used)
 
 
 class MeanTeacher(SegmentationMethod):

@@ -133,7 +133,8 @@ class LinearFusionSegmentor(nn.Module):
     """Images of M modalities and a mask in; a prediction a modality and their ensemble out.
 
     Raises:
-        ValueError: if ``config.linear_fusion`` is ``None`` or names a modality twice or that there is none.
+        ValueError: if ``config.linear_fusion`` is ``None`` or its modalities are not in order, or if
+            ``late_stages`` is set.
     """
 
     mean: Tensor
@@ -145,6 +146,10 @@ class LinearFusionSegmentor(nn.Module):
         fusion = config.linear_fusion
         if fusion is None:
             raise ValueError("a Linear Fusion network needs the settings linear_fusion")
+        if config.late_stages:
+            raise ValueError(
+                "a Linear Fusion network keeps its streams apart: late_stages must be 0"
+            )
         self.modalities = tuple(Modality.from_label(name) for name in fusion.modalities)
         if not self.modalities or list(self.modalities) != sorted(set(self.modalities)):
             names = ", ".join(m.label for m in MODALITIES)
