@@ -42,7 +42,7 @@ _CELLS = (12, 16)
 _MIN_BURST_EVENTS = 2000
 _STRUCTURED = 5
 """A stream whose packets usually have this many times the least structure does not lose it ..."""
-_STEADY_RATE = 0.5
+_STEADY_RATE = 0.8
 """... while it sends this share of its usual events: then they are noise."""
 _MIN_PATTERN_EVENTS = 64
 """Fewer events may repeat by chance: a hot pixel alone sends the same packet for ever."""
@@ -102,8 +102,8 @@ class QualityLimits:
     missing_sectors: float = 0.3
     """lidar: share of the usually filled azimuth sectors that may be without echo; 1: never"""
     burst_factor: float = 8.0
-    """event: rate against the stream's usual rate, in a packet without structure; half the usual
-    rate is enough where packets usually have structure"""
+    """event: rate against the stream's usual rate, in a packet without structure; 0.8 of the
+    usual rate is enough where packets usually have structure"""
     burst_clumping: float = 0.1
     """event: :attr:`EventMeasures.clumping` below which a packet has no structure; 0: never"""
 
