@@ -8,6 +8,8 @@ another, as on a robot, while a third listens. A timetable brings about one faul
 life of the node: each lasts ``FAULT_S``, then all is well for ``PAUSE_S``. The network is a tiny one of
 the same interface (what is measured lies before it), all other parameters are the node's defaults.
 
+A machine that others use too delays player and node: ``chrt -r 5 python benchmarks/faults.py``.
+
 The expected state of each row and the time until which it must be reached stand in :data:`EXPECTED`
 beforehand. What the outputs used is what ``~/modalities`` says of each; whether a message was bad is known
 because this program works out itself what the player sends.
@@ -596,7 +598,8 @@ def write_results(options: argparse.Namespace, rows: list[dict[str, Any]]) -> li
     document = {
         "command": "python benchmarks/faults.py",
         "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+        + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else ""),
         "notes": f"The shipped drive over DDS, a tiny network, the node's default parameters; each fault "
         f"lasts {FAULT_S:g} s. detection_s: first output or diagnostic that no longer calls the sensor live; "
         "output_gap_s: longest time between two outputs, from half a second before to a second after; "

@@ -8,6 +8,8 @@ camera 20 Hz, depth 10 Hz, events 30 Hz, LiDAR 10 Hz. Each sensor flaps on its o
 its timeout of 0.3 s. The node is the real one in a process of its own, with a network that costs next to
 nothing, so that everything around the network does as much work as it can.
 
+A machine that others use too starves the node: ``chrt -r 5 python benchmarks/soak.py``.
+
 Measured every two seconds from /proc: resident memory, threads, open files of the node's process; its
 subscriptions as the graph shows them; the slope of the memory by least squares after a warm-up. Every
 return of a sensor must be followed by an output that uses a message sent after the return.
@@ -349,7 +351,8 @@ def main() -> int:
     document = {
         "command": f"python benchmarks/soak.py --minutes {options.minutes:g} --seed {options.seed}",
         "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+        + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else ""),
         "notes": f"Sensors at 10 to 30 Hz, each on for {ON_S[0]:g} to {ON_S[1]:g} s and silent for "
         f"{OFF_S[0]:g} to {OFF_S[1]:g} s by turns, over DDS; a network that costs next to nothing. Memory "
         f"after the first {WARM_UP_SHARE:.0%} of the time. A recovery is an output that uses a message "
