@@ -176,6 +176,8 @@ def test_wrong_settings_are_named():
         network(["depth", "camera"])
     with pytest.raises(ValueError, match="'radar'"):
         network(["radar"])
+    with pytest.raises(ValueError, match="late_stages must be 0"):
+        network(late_stages=1)
     with pytest.raises(ValueError, match=r"ratio 1\.5"):
         LinearFusionEncoder("mit_b0", 2, 1.5)
 
