@@ -55,15 +55,21 @@ class DepthImageBuilder:
         camera = camera_for_image(self._sensor.camera or self._grid.camera, width, height, "depth")
         if is_registered(camera, self._grid, self._sensor.grid_from_sensor):
             placed = self._grid.letterbox.place(depth, cv2.INTER_NEAREST)
-            return self._encode(placed, -placed * self._grid_slope_y, self._grid.letterbox.content)
+            image = self._encode(placed, -placed * self._grid_slope_y, self._grid.letterbox.content)
+            return np.ascontiguousarray(image)
 
         if (width, height) not in self._rays:
-            self._rays = {(width, height): camera.rays()}
-        valid = np.isfinite(depth) & (depth > 0)
-        points = self._sensor.grid_from_sensor.apply(
-            self._rays[width, height][valid] * depth[valid, None]
-        )
-        points = points[points[:, 2] > 1e-3]
+            rays = np.ascontiguousarray(camera.rays().reshape(-1, 3).T)
+            self._rays = {(width, height): rays}
+        metres = depth.ravel()
+        rays = self._rays[width, height]
+        valid = (metres > 0) & (metres < np.inf)
+        if not valid.all():
+            metres, rays = metres[valid], rays[:, valid]
+        points = self._sensor.grid_from_sensor.apply((rays * metres).T)
+        ahead = points[:, 2] > 1e-3
+        if not ahead.all():
+            points = points.T[:, ahead].T
         target = self._grid.input_camera
         values = self._encode(points[:, 2], -points[:, 1])
         return splat(
@@ -85,12 +91,17 @@ class DepthImageBuilder:
         if self._name == "minmax":
             # Reprojected points leave gaps, which count as well.
             gray = minmax(depth_m, complete=content is not None, within=content)
-            return np.stack([gray, gray, gray], -1)
+            return _last([gray, gray, gray])
         near = inverse_log(depth_m, settings["min_m"], settings["max_m"])
         if self._name == "inverse_log":
-            return np.stack([near, near, near], -1)
+            return _last([near, near, near])
         up = linear_byte(height_m, settings["min_height_m"], settings["max_height_m"])
-        return np.stack([near, np.where(near > 0, up, 0).astype(np.uint8), near], -1)
+        return _last([near, np.where(near > 0, up, np.uint8(0)), near])
+
+
+def _last(channels: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Channels as the last axis, each still contiguous in memory."""
+    return np.moveaxis(np.stack(channels), 0, -1)
 
 
 def minmax(

@@ -114,7 +114,9 @@ class EventImageBuilder:
             image = self._signed_image(counts, pixel, age)
         else:
             scale = 255.0 / self._settings["saturation"]
-            level = np.minimum(counts * scale + 0.5, 255).astype(np.uint8)
+            most = int(np.ceil(255.0 / scale))
+            levels = np.minimum(np.arange(most + 1) * scale + 0.5, 255).astype(np.uint8)
+            level = levels.take(np.minimum(counts, most))
             image = np.stack([level[0], np.zeros_like(level[0]), level[1]], -1)
         if self._warp is not None:
             return self._with_elevation(self._warp(image))

@@ -73,10 +73,16 @@ class RigidTransform:
         return quaternion if quaternion[3] >= 0 else -quaternion
 
     def apply(self, points: FloatArray) -> FloatArray:
-        """Transform points ``[N, 3]``; keeps their dtype."""
-        rotation = self.rotation.astype(points.dtype)
-        moved: FloatArray = points @ rotation.T + self.translation.astype(points.dtype)
-        return moved
+        """Transform points ``[N, 3]``, float32 or float64; keeps their dtype."""
+        # Coordinate by coordinate: a matrix product with 3 columns is what BLAS is slowest at, on threads
+        # that others need. The result is three rows seen as columns, so what follows runs along rows too.
+        moved = np.empty((3, len(points)), points.dtype)
+        for row, offset, out in zip(self.rotation, self.translation, moved, strict=True):
+            out[:] = float(offset)
+            for factor, coordinate in zip(row, points.T, strict=True):
+                if factor:
+                    out += float(factor) * coordinate
+        return moved.T
 
     def inverse(self) -> RigidTransform:
         return RigidTransform(self.rotation.T, -self.rotation.T @ self.translation)

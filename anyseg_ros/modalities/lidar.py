@@ -42,19 +42,20 @@ class LidarImageBuilder:
                 f"{len(scan.points_m)} LiDAR points but intensities {scan.intensity.shape}"
             )
         settings = self._settings
-        finite = np.isfinite(scan.points_m).all(1)
-        points = self._grid_from_sensor.apply(scan.points_m[finite])
-        ahead = points[:, 2] > 0.1
-        points, intensity = points[ahead], scan.intensity[finite][ahead]
-        distance = np.linalg.norm(points, axis=1)
+        points = self._grid_from_sensor.apply(scan.points_m)
+        x, y, z = points.T
+        # Behind the grid's camera, or no number: a NaN or an infinity anywhere reaches the sum.
+        with np.errstate(invalid="ignore", over="ignore"):
+            ahead = (z > 0.1) & np.isfinite(x + y + z)
+        points, intensity = points.T[:, ahead].T, scan.intensity[ahead]
+        distance = np.sqrt(np.square(points.T).sum(0))
         values = np.stack(
             [
                 inverse_log(distance, settings["min_m"], settings["max_m"]),
                 linear_byte(-points[:, 1], settings["min_height_m"], settings["max_height_m"]),
                 linear_byte(intensity, 0.0, 1.0),
-            ],
-            -1,
-        )
+            ]
+        ).T
         image = splat(
             self._camera.project(points),
             distance,

@@ -125,17 +125,19 @@ def splat(
     # The canvas has a margin, so that a rectangle that begins outside still reaches in. Limits come
     # before the cast: float to int of a huge coordinate is undefined.
     rows, columns = height + size[1] - 1, width + size[0] - 1
-    corner = np.floor(pixels - shift + 0.5)
-    inside = ((corner > -np.array(size)) & (corner < np.array([width, height]))).all(1)
-    corner = corner[inside].astype(np.int32)
-    index = (corner[:, 1] + size[1] - 1) * columns + corner[:, 0] + size[0] - 1
+    across = np.floor(pixels[:, 0] - shift[0] + 0.5)
+    down = np.floor(pixels[:, 1] - shift[1] + 0.5)
+    inside = np.flatnonzero(
+        (across > -size[0]) & (across < width) & (down > -size[1]) & (down < height)
+    )
+    left, top = across.take(inside).astype(np.int32), down.take(inside).astype(np.int32)
+    index = (top + size[1] - 1) * columns + left + size[0] - 1
 
     # One number a point, nearness before colour: the largest number is the nearest point.
-    nearness = (2.0**39 / (1.0 + np.maximum(depth[inside], 0.0).astype(np.float64))).astype(
-        np.uint64
-    )
-    colour = values[inside].astype(np.uint64)
-    key = nearness << 24 | colour[:, 0] << 16 | colour[:, 1] << 8 | colour[:, 2]
+    near = np.maximum(depth.take(inside), 0.0).astype(np.float64)
+    nearness = (2.0**39 / (1.0 + near)).astype(np.uint64)
+    red, green, blue = (channel.take(inside).astype(np.uint64) for channel in values.T)
+    key = nearness << 24 | red << 16 | green << 8 | blue
     canvas = np.zeros(rows * columns, np.uint64)
     np.maximum.at(canvas, index, key)
 
@@ -147,7 +149,7 @@ def splat(
     tall = grown[size[1] - 1 :].copy()
     for step in range(size[1] - 1):
         np.maximum(tall, grown[step : step + height], out=tall)
-    return np.stack([tall >> 16, tall >> 8, tall], -1).astype(np.uint8)
+    return tall.astype("<u8").view(np.uint8).reshape(height, width, 8)[..., 2::-1].copy()
 
 
 def splat_size(camera: CameraModel, grid: SegmentationGrid) -> tuple[int, int]:

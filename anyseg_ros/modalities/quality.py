@@ -29,6 +29,10 @@ _ROWS = 32
 """Rows of a picture that are looked at."""
 _POINTS = 4096
 """Points of a cloud and events of a packet that are looked at."""
+_DIRECTIONS = (120, 90)
+"""Columns and rows of the whole sphere: 3 by 2 degrees."""
+_LEAST_SCATTER = 0.3
+"""Random points have more. So have drops of rain, but a scan of rain has its points in order."""
 _SECTORS = 36
 """Sectors of 10 degrees of azimuth around a LiDAR."""
 _RECENT = 4
@@ -214,7 +218,11 @@ class LidarMeasures:
     sectors: npt.NDArray[np.int64]
     """int64[36], echoes by azimuth in sectors of 10 degrees (of some points, scaled)"""
     roughness: float | None
-    """of the logarithm of range, from each point to the one stored next to it"""
+    """of the logarithm of range, from each point to the one stored next to it; 1 for a cloud that
+    was shuffled, too"""
+    scatter: float | None
+    """of the logarithm of range: variance among echoes of nearly one direction (3 by 2 degrees) over
+    that of all, whatever their order"""
 
 
 def measure_lidar(points_m: npt.NDArray[np.float32]) -> LidarMeasures:
@@ -222,22 +230,53 @@ def measure_lidar(points_m: npt.NDArray[np.float32]) -> LidarMeasures:
     count = len(points_m)
     step = max(count // _POINTS, 1)
     chosen = np.ascontiguousarray(points_m[::step], np.float32)
-    following = points_m[1::step]
-    length = min(len(chosen), len(following))
-    pairs = np.stack([chosen[:length], following[:length]], 1)
-    ranges = np.sqrt(np.einsum("ijk,ijk->ij", pairs, pairs))
-    with np.errstate(invalid="ignore"):
-        echo_pairs = np.isfinite(ranges) & (ranges > _SELF_RANGE_M)
+    with np.errstate(invalid="ignore", over="ignore"):
         distance = np.sqrt(np.einsum("ij,ij->i", chosen, chosen))
         echoes = np.isfinite(distance) & (distance > _SELF_RANGE_M)
-    azimuth = np.arctan2(chosen[echoes, 1], chosen[echoes, 0])
+    seen, distance = chosen[echoes], distance[echoes]
+    azimuth = np.arctan2(seen[:, 1], seen[:, 0])
+    elevation = np.arcsin(np.clip(seen[:, 2] / distance, -1, 1))
     sector = ((azimuth + np.pi) * (_SECTORS / (2 * np.pi))).astype(np.int64) % _SECTORS
     return LidarMeasures(
         chosen.view(np.int32),
-        round(np.count_nonzero(echoes) * count / max(len(chosen), 1)),
+        round(len(seen) * count / max(len(chosen), 1)),
         np.bincount(sector, minlength=_SECTORS) * step,
-        roughness(np.log(np.where(echo_pairs, ranges, 1.0)), echo_pairs),
+        _neighbours_roughness(points_m, step),
+        _scatter(np.log(distance), azimuth, elevation),
     )
+
+
+def _neighbours_roughness(points_m: npt.NDArray[np.float32], step: int) -> float | None:
+    first, second = points_m[:-1:step], points_m[1::step]
+    length = min(len(first), len(second))
+    pairs = np.stack([first[:length], second[:length]], 1).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        ranges = np.sqrt(np.einsum("ijk,ijk->ij", pairs, pairs))
+        echoes = np.isfinite(ranges) & (ranges > _SELF_RANGE_M)
+    return roughness(np.log(np.where(echoes, ranges, 1.0)), echoes)
+
+
+def _scatter(
+    values: npt.NDArray[np.float32],
+    azimuth: npt.NDArray[np.float32],
+    elevation: npt.NDArray[np.float32],
+) -> float | None:
+    """Variance among values of nearly one direction over that of all, whatever their order.
+
+    ``None`` if fewer than 64 values share a direction.
+    """
+    columns, rows = _DIRECTIONS
+    cell = ((azimuth + np.pi) * (columns / (2 * np.pi))).astype(np.int64) % columns
+    cell += columns * ((elevation + np.pi / 2) * (rows / np.pi)).astype(np.int64)
+    counts = np.bincount(cell)
+    shared = counts > 1
+    freedom = int(counts[shared].sum()) - int(np.count_nonzero(shared))
+    variance = float(values.var()) if len(values) else 0.0
+    if freedom < 64 or variance <= 1e-12:
+        return None
+    sums, squares = np.bincount(cell, values), np.bincount(cell, values * values)
+    within = float((squares[shared] - sums[shared] ** 2 / counts[shared]).sum())
+    return within / freedom / variance
 
 
 @dataclass(frozen=True)
@@ -390,7 +429,10 @@ class QualityChecker:
                 f"no echo in {missing:.0%} of the directions that usually have some "
                 f"(limit {limits.missing_sectors:.0%})",
             )
-        found = repeated or self._noise(seen.roughness, limits.noise_roughness, "cloud")
+        noise = self._noise(seen.roughness, limits.noise_roughness, "cloud")
+        if seen.scatter is None or seen.scatter < _LEAST_SCATTER:
+            noise = None  # in order of direction the points make sense: the cloud was shuffled
+        found = repeated or noise
         if found is None:
             self._usual_points.learn(seen.points)
             self._usual_sectors.learn(seen.sectors)
