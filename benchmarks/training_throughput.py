@@ -89,7 +89,7 @@ class ReferenceLoop(nn.Module):
     def __init__(self, network: AnymodalSegmentor) -> None:
         super().__init__()
         self.normalize = network.normalize
-        self.twin = transformers_twin(network)
+        self.twin = transformers_twin(network).train()
 
     def forward(self, batch: Pairs) -> Tensor:
         """Logits ``[B, classes, H/4, W/4]``."""

@@ -40,6 +40,7 @@ class AnySegStudent(SegmentationMethod):
         mad: semantic distillation.
         start_from_teacher: begin with the teacher's weights instead of random ones; the networks must be
             alike. The published student begins with ImageNet's.
+        imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
 
     Raises:
@@ -56,6 +57,7 @@ class AnySegStudent(SegmentationMethod):
         cmd: CmdConfig = CmdConfig(),  # noqa: B008 (frozen)
         mad: MadConfig = MadConfig(),  # noqa: B008 (frozen)
         start_from_teacher: bool = False,
+        imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed)
@@ -67,6 +69,8 @@ class AnySegStudent(SegmentationMethod):
                 f"the teacher {teacher} has {frozen.config.classes} classes, the student "
                 f"{network.classes}"
             )
+        if imagenet is not None:
+            self.start_from_imagenet(Path(imagenet))
         if start_from_teacher:
             try:
                 self.network.load_state_dict(frozen.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,7 +16,9 @@ from anyseg_ros.evaluation.metrics import ConfusionMatrix
 from anyseg_ros.modality import Modality, subset_name
 from training.data.batches import Batch
 from training.methods.schedule import OptimizerConfig, make_optimizer
+from training.models.encoder import MixTransformer
 from training.models.network import Network, make_network
+from training.models.reference_checkpoints import import_imagenet_encoder
 from training.models.segmentor import SegmentorConfig, full_size
 
 
@@ -31,6 +34,20 @@ class SegmentationMethod(lightning.LightningModule):
         self._matrices: dict[str, ConfusionMatrix] = {}
         self.sensors: tuple[Modality, ...] = self.network.modalities
         """those of the network that the data set has and the run trains on"""
+
+    def start_from_imagenet(self, path: Path) -> None:
+        """Give the encoder published ImageNet weights (``mit_b0.pth`` and its like).
+
+        Raises:
+            CheckpointError: if they do not fit.
+            ValueError: if the encoder is no Mix Transformer with one set of norms.
+        """
+        encoder = self.network.encoder
+        if not isinstance(encoder, MixTransformer):
+            raise ValueError(
+                f"ImageNet weights are for mit_b0 .. mit_b5, not {type(encoder).__name__}"
+            )
+        import_imagenet_encoder(path, encoder)
 
     def setup(self, stage: str) -> None:
         known = self.network.modalities

@@ -70,12 +70,21 @@ class FoldedHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits ``[B, classes, H/4, W/4]``."""
+        return self.classify(self.projected(maps))
+
+    def projected(self, maps: Sequence[Tensor]) -> Tensor:
+        """Sum of the levels before the ReLU, ``[B, width, H/4, W/4]``: affine, so that the mean of several
+        images' sums is the sum of their mean maps."""
         size = maps[0].shape[2:]
-        total = self.levels[0](maps[0])
+        total: Tensor = self.levels[0](maps[0])
         for level, convolution in zip(list(maps)[1:], list(self.levels)[1:], strict=True):
             total = total + F.interpolate(
                 convolution(level), size=size, mode="bilinear", align_corners=False
             )
+        return total
+
+    def classify(self, total: Tensor) -> Tensor:
+        """Logits from :meth:`projected`."""
         logits: Tensor = self.classifier(F.relu(total))
         return logits
 

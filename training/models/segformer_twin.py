@@ -11,7 +11,7 @@ from training.models.segmentor import AnymodalSegmentor
 
 
 def transformers_twin(network: AnymodalSegmentor) -> SegformerForSemanticSegmentation:
-    """transformers' SegFormer with the weights of ours, and the eps that its own code ignores."""
+    """transformers' SegFormer with the weights of ours, and the eps that its own code ignores; in evaluation mode."""
     shape = MIT_SIZES[network.config.encoder]
     labels: dict[str, Any] = {
         "num_labels": network.config.classes
@@ -62,5 +62,5 @@ def transformers_twin(network: AnymodalSegmentor) -> SegformerForSemanticSegment
         stage.layer_norm.eps = 1e-6
         for block in stage.blocks:
             block.layernorm_before.eps = block.layernorm_after.eps = 1e-6
-    result: SegformerForSemanticSegmentation = twin
+    result: SegformerForSemanticSegmentation = twin.eval()
     return result
