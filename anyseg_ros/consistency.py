@@ -131,7 +131,7 @@ class ConsistencySettings:
 
     every: int = 0
     """a check every so many sets; 0: never"""
-    threshold: float = 4.0
+    threshold: float = 3.0
     """deviations over the usual disagreement from which on a modality departs"""
     bad_count: int = 3
     """checks in a row that accuse"""
@@ -245,10 +245,11 @@ class ConsistencyCheck:
         suspects = suspects or {}
         live = frozenset(measured) if live is None else live
         entries = [(m, value, self._of(live, m)) for m, value in measured.items()]
-        scores = {m: score for m, value, of in entries if (score := of.score(value)) is not None}
         # A liar makes the others depart too, from a majority that it is part of: only the worst is
-        # named, and only one at a time.
-        worst = None if suspects else max(scores, key=lambda m: scores[m], default=None)
+        # named, and only one at a time. The worst has most pixels more than usual, not most
+        # deviations: those of a modality that always agrees are small, and it would pay for the liar.
+        excess = {m: value - of.usual.mean for m, value, of in entries if of.usual is not None}
+        worst = None if suspects else max(excess, key=lambda m: excess[m], default=None)
         entries += [(m, value, self._of(live | {m}, m)) for m, value in suspects.items()]
         for modality, value, of in entries:
             state = self._hysteresis.setdefault(modality, Hysteresis(self.settings.hysteresis))

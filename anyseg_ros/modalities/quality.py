@@ -31,8 +31,8 @@ _POINTS = 4096
 """Points of a cloud and events of a packet that are looked at."""
 _DIRECTIONS = (120, 90)
 """Columns and rows of the whole sphere: 3 by 2 degrees."""
-_LEAST_SCATTER = 0.3
-"""Random points have more. So have drops of rain, but a scan of rain has its points in order."""
+_LEAST_SCATTER = 0.2
+"""Random points have more. So have fog and rain, but their scans have the points in order."""
 _SECTORS = 36
 """Sectors of 10 degrees of azimuth around a LiDAR."""
 _RECENT = 4

@@ -123,8 +123,9 @@ def event_message(stamp_ns: int):
 def lidar_message(stamp_ns: int):
     random = np.random.default_rng(stamp_ns % 2**32)
     points = np.zeros(500, [(name, "<f4") for name in ("x", "y", "z", "intensity")])
-    points["x"] = random.uniform(2, 20, 500)
     points["y"], points["z"] = random.uniform(-8, 8, 500), random.uniform(-1, 3, 500)
+    # A curved wall: points in the air would be taken for noise.
+    points["x"] = 10 + 4 * np.sin(points["y"] / 3) + random.normal(0, 0.02, 500)
     points["intensity"] = random.uniform(0, 1, 500)
     return cloud(Modality.LIDAR, stamp_ns, points)
 

@@ -195,19 +195,20 @@ def test_an_outage_is_noticed_and_recovered_from(recording, engine, tmp_path):
     timetable = tmp_path / "outages.yaml"
     timetable.write_text(
         "outages:\n- {sensor: camera, from_s: 1.0, to_s: 2.0}\n"
-        "- {sensor: depth, from_s: 2.3, to_s: 2.6, kind: noise}\n"
+        "- {sensor: depth, from_s: 2.05, to_s: 2.45, kind: noise}\n"
     )
     evaluation = evaluate(recording, engine, outages=timetable)
     disturbed = evaluation.outage_replay
     silent = [f for f in disturbed.frames if 1.7 < f.bag_time_s < 2.0]
     assert silent and all(f.used == (DEPTH, EVENT, LIDAR) for f in silent)
-    noisy = [f for f in disturbed.frames if 2.4 < f.bag_time_s < 2.6]
-    assert noisy and all(f.used == MODALITIES and f.agreement < 99 for f in noisy)
+    noisy = [f for f in disturbed.frames if 2.36 < f.bag_time_s < 2.5]
+    # What was good may be held while it is fresh; noise is never used.
+    assert noisy and noisy[-1].used == (CAMERA, EVENT, LIDAR)
     camera, depth = disturbed.reaction_rows()
     assert camera["last_used_after_cut_s"] < 0.3
     assert 0 <= camera["used_again_s"] < 0.2
     assert 0 <= camera["recovered_s"] < 0.3
-    assert 0 <= depth["recovered_s"] < 0.3
+    assert 0 <= depth["recovered_s"] < 0.7, "five good messages release a quarantined stream"
     rows = disturbed.stretch_rows()
     assert [r["alive"] for r in rows][1] == "depth+event+lidar"
     assert max(r["longest_gap_s"] for r in rows) < 0.8

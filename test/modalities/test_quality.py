@@ -98,6 +98,12 @@ def test_an_unusable_cloud(data, fault):
     assert found(Modality.LIDAR, data) is fault
 
 
+def test_a_shuffled_cloud_is_believed():
+    """Filters and merges may give the points in any order."""
+    points = lidar().points_m
+    assert found(Modality.LIDAR, scan(RANDOM.permutation(points))) is None
+
+
 def test_a_first_cloud_of_half_a_sensor_is_that_sensors_usual():
     checker = QualityChecker(Modality.LIDAR)
     assert all(checker.check(lidar(slice(0, 360))) is None for _ in range(20))
