@@ -109,11 +109,11 @@ def test_the_same_stamp_in_another_epoch_is_encoded_again(engine):
 
 def test_events_are_cut_at_the_members_stamp(engine):
     pipeline = Pipeline(engine, rig(*MODALITIES))
-    stamp = 100_000_000
-    packets = (packet(10_000_000, 60_000_000), packet(90_000_000, 110_000_000))
+    stamp = 150_000_000
+    packets = (packet(10_000_000, 60_000_000), packet(90_000_000, 160_000_000))
     result = pipeline.segment(matched(stamp, event=(stamp, packets)))
-    # Of four events at one pixel, the first is before the 50 ms window, the last after the stamp.
-    assert result.images[Modality.EVENT][4, 3, 0] == int(2 * 255 / 4 + 0.5)
+    # Of four events at one pixel, the first is before the 100 ms window, the last after the stamp.
+    assert result.images[Modality.EVENT][4, 3, 0] == round(128 + 2 * 127 / 4)
 
 
 def test_a_message_is_decoded_only_when_it_is_needed(engine):

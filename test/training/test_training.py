@@ -11,8 +11,11 @@ from street_on_disk import HEIGHT, WIDTH, write_street
 from anyseg_ros.engine import load_engine
 from anyseg_ros.modality import all_subsets, subset_name
 from training import evaluate, export, train
+from training.data.batches import Batch
 from training.methods.schedule import OptimizerConfig, rate_factor
+from training.methods.supervised import Supervised, supervised_loss
 from training.models.checkpoint import CheckpointError, load_trained
+from training.models.segmentor import LinearFusionConfig, SegmentorConfig
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -91,8 +94,6 @@ class KilledError(Exception):
 
 
 def test_a_killed_run_resumes_to_the_same_weights(config, checkpoint, tmp_path, monkeypatch):
-    from training.methods.supervised import Supervised
-
     whole_step = Supervised.training_step
 
     def step_or_die(self, batch, batch_idx):
@@ -123,6 +124,53 @@ def test_a_run_leaves_logs_configuration_and_checkpoints(checkpoint):
         ]
         == 6
     )
+
+
+def test_a_run_starts_from_trained_weights(config, checkpoint, tmp_path):
+    method = Supervised(SegmentorConfig(head_width=32), start_from=checkpoint)
+    trained = load_trained(checkpoint).network.state_dict()
+    for name, value in method.network.state_dict().items():
+        assert torch.equal(value, trained[name]), name
+    with pytest.raises(
+        CheckpointError, match=r"(?s)cannot start from .*last\.ckpt.*head\.fuse\.weight"
+    ):
+        Supervised(SegmentorConfig(head_width=64), start_from=checkpoint)
+    more = ["--model.init_args.start_from", str(checkpoint)]
+    frozen = ["--model.init_args.optimizer.learning_rate", "0"]
+    tuned = torch.load(fit(config, tmp_path, *more, *frozen), weights_only=True)["state_dict"]
+    assert torch.equal(tuned["network.head.fuse.weight"], trained["head.fuse.weight"])
+
+
+def test_each_modality_learns_alone_too():
+    """The second loss is that of each modality's own prediction, where others are present."""
+    method = Supervised(SegmentorConfig(head_width=32, dropout=0.0), alone=0.5).eval()
+    method.log = lambda *_, **__: None
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 4, 3, 64, 64), generator=rng, dtype=torch.uint8)
+    labels = torch.randint(0, 19, (3, 64, 64), generator=rng, dtype=torch.uint8)
+    present = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0], [0, 1, 0, 1]], dtype=torch.bool)
+
+    def loss(images, labels, present):
+        logits = method.network.predictions(images, present)
+        return supervised_loss(logits, labels, method.ohem)
+
+    together = loss(images, labels, present)
+    # The middle sample's only modality is no second prediction.
+    own = [(0, 0), (0, 2), (0, 3), (2, 1), (2, 3)]
+    only = torch.zeros(len(own), 4, dtype=torch.bool)
+    for row, (_, modality) in enumerate(own):
+        only[row, modality] = True
+    samples = [sample for sample, _ in own]
+    logits = method.network.predictions(images[samples], only)[0]
+    quarter = labels[samples][:, 2::4, 2::4]
+    alone = supervised_loss([logits], quarter, method.ohem)
+    got = method.training_step(Batch(images, labels, present), 0)
+    assert got.item() == pytest.approx((together + 0.5 * alone).item(), rel=1e-5)
+    lonely = Batch(images[1:2], labels[1:2], present[1:2])
+    expected = loss(lonely.images, lonely.labels, lonely.present)
+    assert method.training_step(lonely, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="linear_fusion must be null"):
+        Supervised(SegmentorConfig(linear_fusion=LinearFusionConfig()), alone=1.0)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path, checkpoint):

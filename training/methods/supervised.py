@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training.data.batches import Batch
 from training.losses.ohem import ohem_cross_entropy
-from training.methods.base import SegmentationMethod
+from training.methods.base import SegmentationMethod, present_pairs
 from training.methods.schedule import OptimizerConfig
-from training.models.segmentor import SegmentorConfig, full_size
+from training.models.checkpoint import start_network
+from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,16 @@ class Supervised(SegmentationMethod):
         network: what is trained.
         optimizer: how.
         ohem: the loss.
+        alone: weight of a second loss, that of each present modality's own prediction. The images are
+            encoded anyway, so that a modality that says little learns from every sample for the price
+            of the head.
+        start_from: checkpoint whose weights the network starts from, to go on with other data or settings.
+        imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
+
+    Raises:
+        ValueError: if ``alone`` is set for a network that does not average modalities.
+        CheckpointError: if ``start_from`` cannot be read or is of another network.
     """
 
     def __init__(
@@ -89,13 +100,50 @@ class Supervised(SegmentationMethod):
         network: SegmentorConfig = SegmentorConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         ohem: OhemConfig = OhemConfig(),
+        alone: float = 0.0,
+        start_from: Path | None = None,
+        imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed)
+        if imagenet is not None:
+            self.start_from_imagenet(Path(imagenet))
         self.ohem = ohem
+        self.alone = alone
+        if alone and not isinstance(self.network, AnymodalSegmentor):
+            raise ValueError(
+                "alone needs a network that averages modalities: linear_fusion must be null"
+            )
+        if start_from is not None:
+            start_network(self.network, start_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.alone:
+            loss = self._together_and_alone(batch)
+            self.log("train/loss", loss, prog_bar=True)
+            return loss
         predictions = self.network.predictions(batch.images, batch.present)
         loss = supervised_loss(predictions, batch.labels, self.ohem, self.network.align_corners)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _together_and_alone(self, batch: Batch) -> Tensor:
+        assert isinstance(self.network, AnymodalSegmentor)
+        images, modality_ids, sample_index = present_pairs(batch)
+        samples = len(batch.labels)
+        features = self.network.encode(images, modality_ids)
+        # What is present alone is no second prediction. All go through the head at once: its batch norm
+        # sees maps of one modality and means of several in the mixture that it will meet.
+        among_others = (batch.present.sum(1)[sample_index] > 1).nonzero()[:, 0]
+        own = samples + torch.arange(len(among_others), device=sample_index.device)
+        logits = self.network.fuse(
+            [torch.cat([level, level[among_others]]) for level in features],
+            torch.cat([sample_index, own]),
+            samples + len(own),
+        )
+        together = supervised_loss([logits[:samples]], batch.labels, self.ohem)
+        if not len(own):
+            return together
+        # At the logits' size, 1/4, with the label in the middle of each cell: a fourth of the time.
+        labels = batch.labels[:, 2::4, 2::4][sample_index[among_others]]
+        return together + self.alone * supervised_loss([logits[samples:]], labels, self.ohem)

@@ -91,3 +91,16 @@ def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
     return TrainedSegmentor(
         network.eval(), int(stored["global_step"]), method, dict(stored["data"])
     )
+
+
+def start_network(network: Network, path: Path) -> None:
+    """Give a new network the weights of a trained one of the same make.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read, or its network differs; the message names where.
+    """
+    trained = load_trained(path).network
+    try:
+        network.load_state_dict(trained.state_dict(), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"cannot start from {path}: {error}") from None
