@@ -182,7 +182,7 @@ def weights(plan, key):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_path):
     document["groups"] = [{**document["groups"][0], "seeds": [0]}]
     student = document["groups"][0]["experiments"]["student"]
@@ -198,7 +198,7 @@ def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_pat
     for key in ("teacher/0", "student/0"):  # killed once in the teacher and once in the student
         queue = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
         last = killed.folder(killed[key]) / "checkpoints" / "last.ckpt"
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900
         while not last.is_file() and time.monotonic() < deadline:
             time.sleep(0.02)
         os.killpg(queue.pid, signal.SIGKILL)

@@ -1,5 +1,6 @@
 """DeLiVER and MUSES on small trees in their exact layout, with their traps; the published tables."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from test_reference_checkpoints import encoder_shapes, linear, random_weights, saved
 
 from anyseg_ros.modality import Modality
 from training import evaluate, train
@@ -21,6 +23,8 @@ from training.data.published_transforms import (
 )
 from training.data.street import DataSetError
 from training.data.transforms import LABEL_PLANE, PLANES
+from training.methods.anyseg import AnySegStudent
+from training.methods.supervised import Supervised
 from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES
 from training.models.segmentor import AnymodalSegmentor, NormalizationConfig, SegmentorConfig
 
@@ -195,6 +199,32 @@ def test_configurations_hold_the_published_settings(name):
     assert document["trainer"]["max_steps"] == 200 * epoch
     assert model["optimizer"]["warmup_steps"] == 10 * epoch
     assert model["optimizer"]["learning_rate"] == (6e-5 if "deliver" in name else 1.2e-4)
+
+
+@pytest.mark.parametrize("method", [Supervised, AnySegStudent])
+def test_training_begins_with_imagenet_weights_where_told(method, tmp_path):
+    weights = random_weights({**encoder_shapes(), **linear("head", 1000, 256)})
+    path = saved(weights, tmp_path / "mit_b0.pth")
+    network = SegmentorConfig(head_width=16)
+    more = {}
+    if method is AnySegStudent:
+        teacher = Supervised(network)
+        more["teacher"] = saved(
+            {
+                "segmentor": asdict(network),
+                "state_dict": {f"network.{k}": v for k, v in teacher.network.state_dict().items()},
+                "global_step": 0,
+                "method": {"name": "Supervised", "seed": 0},
+                "data": {},
+            },
+            tmp_path / "teacher.ckpt",
+        )
+    begun = method(network=network, imagenet=path, **more).network
+    assert torch.equal(
+        begun.encoder.stages[0].patch_embed.proj.weight, weights["patch_embed1.proj.weight"]
+    )
+    with pytest.raises(ValueError, match="mit_b0"):
+        method(network=SegmentorConfig(encoder="fast_xs", head_width=16), imagenet=path, **more)
 
 
 def test_color_changes_by_hand():
