@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.segformer_twin import transformers_twin
 from training.models.encoder import MIT_SIZES, MixTransformer
 from training.models.fast_encoder import ConvNorm, run_stages
 from training.models.fusion import mean_over_present
 from training.models.graphs import EncodeGraph, FoldedHead, decide, exportable
 from training.models.head import MlpHead, resize_tokens
+from training.models.segformer_twin import transformers_twin
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
 
 
