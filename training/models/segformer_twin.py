@@ -11,7 +11,10 @@ from training.models.segmentor import AnymodalSegmentor
 
 
 def transformers_twin(network: AnymodalSegmentor) -> SegformerForSemanticSegmentation:
-    """transformers' SegFormer with the weights of ours, and the eps that its own code ignores; in evaluation mode."""
+    """transformers' SegFormer with the weights of ours, in evaluation mode.
+
+    Its own code ignores the configured eps of its layer norms; here they have it.
+    """
     shape = MIT_SIZES[network.config.encoder]
     labels: dict[str, Any] = {
         "num_labels": network.config.classes
