@@ -38,7 +38,7 @@ EXTRINSICS = {
     Modality.DEPTH: RigidTransform.from_quaternion((0, 0, 0, 1), (0.05, 0, 0)),
     Modality.EVENT: RigidTransform.from_quaternion((0, 0, 0, 1), (-0.05, 0, 0)),
     # LiDAR frame: x forward, y left; grid: z forward, x right.
-    Modality.LIDAR: RigidTransform.from_quaternion((-0.5, 0.5, -0.5, 0.5), (0.0, -0.3, 0.1)),
+    Modality.LIDAR: RigidTransform.from_quaternion((0.5, -0.5, 0.5, 0.5), (0.0, -0.3, 0.1)),
 }
 
 

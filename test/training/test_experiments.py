@@ -232,7 +232,7 @@ def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_pat
 @pytest.mark.timeout(600)
 def test_a_failed_run_does_not_end_the_queue(document, tmp_path, capfd):
     experiments_of = document["groups"][0]["experiments"]
-    experiments_of["teacher"]["overrides"]["model.optimizer.learning_rat"] = 1.0
+    experiments_of["teacher"]["overrides"]["model.optimizer.learning_speed"] = 1.0
     document["groups"][0]["seeds"] = [0]
     document["steps"] = 2
     plan = Plan(write(document, tmp_path))
