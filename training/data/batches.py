@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +207,7 @@ class LoaderConfig:
     build_workers: int = 2
 
 
-class SegmentationDataModule(lightning.LightningDataModule):
+class SegmentationDataModule(lightning.LightningDataModule, ABC):
     """What all data sets share; subclasses name their sources and describe themselves.
 
     Args:
@@ -240,9 +241,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
             Modality.from_label(label)  # a name that is none must not pass as a weight of 1
         self.subset_weights = subset_weights
 
+    @abstractmethod
     def source(self, split: str) -> PlaneSource:
         """The samples of a split."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """What checkpoints and model cards say about the data, as plain Python values."""
