@@ -41,6 +41,7 @@ _CLOCK_PERIOD_NS = 10_000_000
 _PREFETCH = 256
 _LONGEST_SLEEP_S = 0.1
 _SETTLED_S = 1.5
+_DELIVERY_S = 2.0
 
 DEFAULT_NAMESPACES: dict[Modality, str] = {
     Modality.CAMERA: "/camera/",
@@ -214,6 +215,7 @@ class BagPlayer:
             self._play_once()
             if not self._options.loop:
                 break
+        self._wait_for_delivery()
 
     def _create_publisher(self, connection: Connection) -> None:
         if self._options.topics and connection.topic not in self._options.topics:
@@ -242,6 +244,15 @@ class BagPlayer:
             if any(counts) and now - changed > _SETTLED_S:
                 return
             time.sleep(0.05)
+
+    def _wait_for_delivery(self) -> None:
+        """Wait until reliable subscribers have everything: what is still under way is lost on exit."""
+        deadline = time.monotonic() + _DELIVERY_S
+        for publisher in self._publishers.values():
+            remaining = deadline - time.monotonic()
+            if not rclpy.ok() or remaining <= 0:
+                return
+            publisher.wait_for_all_acked(Duration(seconds=remaining))
 
     def _messages(self, stop: threading.Event) -> Iterator[RecordedMessage]:
         """Messages in order of log time, read ahead on a thread so that no read delays a message."""

@@ -22,7 +22,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
 
 from anyseg_ros.modality import Modality, parse_subset, subset_name
@@ -124,6 +124,7 @@ class Watcher:
 
     number: int
     input_topics: Mapping[Modality, tuple[type, str]] = field(default_factory=dict)
+    input_qos: QoSProfile = field(default_factory=lambda: qos_profile_sensor_data)
 
     def __enter__(self) -> Watcher:
         self.results: list[Result] = []
@@ -138,7 +139,7 @@ class Watcher:
         subscribe(Image, "/anyseg/segmentation", self._on_mask, qos_profile_sensor_data)
         subscribe(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         for modality, (kind, topic) in self.input_topics.items():
-            subscribe(kind, topic, self._input(modality), qos_profile_sensor_data, raw=True)
+            subscribe(kind, topic, self._input(modality), self.input_qos, raw=True)
         self._change_state = self.node.create_client(ChangeState, "/anyseg/change_state")
         self._get_state = self.node.create_client(GetState, "/anyseg/get_state")
         self.executor = SingleThreadedExecutor(context=self.context)

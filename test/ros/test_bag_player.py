@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 from evaluation import made_bag
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from ros_graph import Process, Watcher, domain
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from ros_graph import Process, Watcher, domain, wait_until
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -80,7 +80,10 @@ def test_faults_go_over_dds_as_the_timetable_says(tmp_path):
         "  - {sensor: lidar, from_s: 1.0, to_s: 2.0, kind: empty}\n"
     )
     inputs = {m: (KINDS[m], made_bag.TOPICS[m]) for m in MODALITIES}
-    with domain() as number, Watcher(number, inputs) as watcher:
+    # Reliable and deep, as everything that is published is to be counted: the sensors' usual best effort
+    # may lose some on a busy machine.
+    qos = QoSProfile(depth=200, reliability=RELIABLE)
+    with domain() as number, Watcher(number, inputs, qos) as watcher:
         player = Process.start(
             "anyseg_ros.ros.bag_player",
             [str(bag), "--outages", str(timetable), "--wait", "20"],
@@ -88,13 +91,17 @@ def test_faults_go_over_dds_as_the_timetable_says(tmp_path):
             tmp_path / "player.log",
         )
         assert player.process.wait(60) == 0, player.text()
+        expected = {CAMERA: 30, DEPTH: 30, EVENT: 50, LIDAR: 30}
+        wait_until(
+            lambda: {m: len(heard) for m, heard in watcher.inputs.items()} == expected,
+            f"as many messages as {expected}",
+            10,
+        )
     assert "withheld 25, changed 20" in player.text()
     stamps = {m: [stamp for _, stamp in watcher.inputs[m]] for m in MODALITIES}
-    assert len(stamps[EVENT]) == 50
     # Ten messages with the stamp of the one before them.
-    assert len(stamps[CAMERA]) == 30 and len(set(stamps[CAMERA])) == 20
-    assert len(stamps[LIDAR]) == 30 and len(set(stamps[LIDAR])) == 30
+    assert len(set(stamps[CAMERA])) == 20
+    assert len(set(stamps[LIDAR])) == 30
     arrivals = [t for t, _ in watcher.inputs[Modality.DEPTH]]
-    # A subscriber's queue of five keeps the end of a burst.
     pauses = [b - a for a, b in itertools.pairwise(arrivals)]
-    assert len(arrivals) >= 25 and max(pauses) > 0.8
+    assert max(pauses) > 0.8
