@@ -103,11 +103,12 @@ def load_settings(path: Path) -> ReplaySettings:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One sensor message, decoded."""
+    """One sensor message, decoded, or why it could not be."""
 
     modality: Modality
     stamp_ns: int
-    data: SensorData
+    """0 if it could not be decoded"""
+    data: SensorData | None
     now_ns: int
     """receipt time"""
     bag_time_s: float
@@ -115,6 +116,8 @@ class Arrival:
     topic: str = ""
     decode: Callable[[], Any] = lambda: None
     """gives the message that the data come from"""
+    error: str = ""
+    """why there are no data"""
 
 
 @dataclass
@@ -184,6 +187,7 @@ class BagArrivals:
             modality = self._by_topic[recorded.topic]
             log = self.logs[modality]
             log.received += 1
+            stamp, data, reason = 0, None, ""
             try:
                 message = recorded.decode()
                 data = self._decoders[modality](message)
@@ -191,23 +195,25 @@ class BagArrivals:
                 sensor = self._rig.calibration.sensors[modality]
                 check_against_calibration(modality, data, sensor.camera)
             except MessageError as error:
-                log.refused += 1
-                log.reasons[str(error)] += 1
-                continue
+                reason = str(error)
             except Exception as error:  # a damaged message may break the deserialiser in any way
+                reason = f"cannot be read: {type(error).__name__}: {error}"[:200]
+            self.decode_s += time.perf_counter() - began
+            if reason:
+                stamp, data = 0, None
                 log.refused += 1
-                log.reasons[f"cannot be read: {type(error).__name__}: {error}"[:200]] += 1
-                continue
-            finally:
-                self.decode_s += time.perf_counter() - began
-            log.note(stamp, recorded.log_time_ns)
-            if self._settings.clock == "stamps":
+                log.reasons[reason] += 1
+            else:
+                log.note(stamp, recorded.log_time_ns)
+            if self._settings.clock == "log":
+                now = recorded.log_time_ns
+            elif not reason:
                 if stamp_origin is None:
                     stamp_origin = stamp
                 now = max(now, start + stamp - stamp_origin)
-            else:
-                now = recorded.log_time_ns
-            yield Arrival(modality, stamp, data, now, bag_time_s, recorded.topic, recorded.decode)
+            yield Arrival(
+                modality, stamp, data, now, bag_time_s, recorded.topic, recorded.decode, reason
+            )
 
 
 @dataclass(frozen=True)
@@ -285,7 +291,12 @@ class Walk:
     def feed(self, arrival: Arrival) -> Iterator[SetResult]:
         """Take a message; gives the sets that are complete by then."""
         for delivery in self._faults.feed(
-            arrival.modality, arrival.topic, arrival.bag_time_s, arrival, arrival.decode
+            arrival.modality,
+            arrival.topic,
+            arrival.bag_time_s,
+            arrival,
+            arrival.decode,
+            carries_data=not arrival.error,
         ):
             yield from self._receive(delivery)
 
@@ -304,6 +315,9 @@ class Walk:
         if modality not in self.sensors:
             return
         stamp_ns, data = arrival.stamp_ns, arrival.data
+        if data is None:
+            yield from self._segment(self.health.refuse(modality, arrival.error, now_ns), now_ns)
+            return
         if delivery.message is not None or modality in self._always_decode:
             message = arrival.decode() if delivery.message is None else delivery.message
             try:

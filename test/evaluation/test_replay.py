@@ -30,6 +30,7 @@ from anyseg_ros.evaluation.sources import (
 from anyseg_ros.modality import MODALITIES, Modality
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
+NS = 1_000_000_000
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +282,32 @@ def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
     assert "lidar: 10 of 10 messages on /lidar/points refused" in text
     assert "'data'" in text
     assert results["run"]["segmented"] == 10
+
+
+def test_damage_in_the_recording_does_what_the_same_fault_does(recording, engine, tmp_path):
+    def damaged(topic, message):
+        if topic == TOPICS[LIDAR]:
+            stamp = message.header.stamp
+            if 1.0 <= stamp.sec - made_bag.START_NS // NS + stamp.nanosec / NS < 1.6:
+                message.data = message.data[: len(message.data) // 2]
+        return message
+
+    path = write_bag(tmp_path / "drive", 3.0, change=damaged)
+    common = "outages:\n- {sensor: camera, from_s: 2.8, to_s: 2.9}\n"
+    (tmp_path / "cut.yaml").write_text(common)
+    (tmp_path / "both.yaml").write_text(
+        common + "- {sensor: lidar, from_s: 1.0, to_s: 1.6, kind: truncated}\n"
+    )
+
+    def lidar_used(bag, outages):
+        frames = evaluate(bag, engine, outages=tmp_path / outages).outage_replay.frames
+        return {round(f.bag_time_s, 1): LIDAR in f.used for f in frames}
+
+    recorded = lidar_used(path, "cut.yaml")
+    assert recorded == lidar_used(recording, "both.yaml")
+    # Quarantined: five good messages must come before the first is used again.
+    assert not any(used for t, used in recorded.items() if 1.5 < t < 1.9)
+    assert recorded[2.5]
 
 
 def test_time_that_jumps_back_starts_another_epoch(engine, tmp_path):
