@@ -12,8 +12,6 @@ knowledge beyond the profile. Clean drives tell the false alarms, the simulated 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +36,8 @@ from anyseg_ros.consistency import (
     measure_profile,
 )
 from anyseg_ros.engine import Engine, EngineOutput, Features, load_engine
-from anyseg_ros.evaluation.evaluate import machine
 from anyseg_ros.evaluation.metrics import ConfusionMatrix
+from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.modalities import (
     DepthFrame,
     LidarScan,
@@ -373,29 +371,21 @@ def main() -> int:
         ]
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
     command = "python benchmarks/consistency.py"
     if options.model:
         command += f" --model {Path(options.model).name}"
     if options.drives:
         command += f" --drives {options.drives}"
-    document = {
-        "command": command + (" --profile" if options.profile else ""),
-        "commit": commit,
-        "machine": machine(),
-        "notes": (
-            f"Model {engine.card.name}, {engine.card.model_id}. Usual disagreements from "
-            f"{len(by_drive(usual))} validation drives, lies on {len(by_drive(found))} test drives of 10 "
-            "frames, 0.75 s apart. detected_share: drives in which the liar was named; named_wrongly: "
-            "accusations of others; false alarms an hour at a check a second, which so few checks bound "
-            "only roughly. Frozen: the drive's first picture from its second frame on; in one drive in "
-            "eight the rig stands still, and there a frozen camera does no harm."
-        ),
-        "rows": rows,
-    }
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    command += " --profile" if options.profile else ""
+    notes = (
+        f"Model {engine.card.name}, {engine.card.model_id}. Usual disagreements from "
+        f"{len(by_drive(usual))} validation drives, lies on {len(by_drive(found))} test drives of 10 "
+        "frames, 0.75 s apart. detected_share: drives in which the liar was named; named_wrongly: "
+        "accusations of others; false alarms an hour at a check a second, which so few checks bound "
+        "only roughly. Frozen: the drive's first picture from its second frame on; in one drive in "
+        "eight the rig stands still, and there a frozen camera does no harm."
+    )
+    write_results(options.out, rows, command, notes, ())
     return 0
 
 

@@ -22,9 +22,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
-import platform
-import subprocess
 import sys
 import threading
 import time
@@ -55,6 +52,7 @@ from anyseg_ros.decoding import data_stamp_ns, decode_event_cloud, stamp_ns  # n
 from anyseg_ros.evaluation.bag import known_types  # noqa: E402
 from anyseg_ros.evaluation.faults import FaultInjector  # noqa: E402
 from anyseg_ros.evaluation.outages import KINDS, Outage  # noqa: E402
+from anyseg_ros.evaluation.results import write_results  # noqa: E402
 from anyseg_ros.modality import MODALITIES, Modality, subset_name  # noqa: E402
 from anyseg_ros.ros.transport import configure_transport  # noqa: E402
 
@@ -573,14 +571,14 @@ def main() -> int:
             run = play(wanted, folder, name)
             rows += [judge(run, row) for row in wanted]
     print_rows(rows)
-    rows = write_results(options, rows)
+    rows = save(options, rows)
     wrong = [f"{r['sensor']} {r['fault']}" for r in rows if not r["as_expected"]]
     print(f"{len(rows) - len(wrong)} of {len(rows)} rows as expected")
     print("\n".join(f"not as expected: {name}" for name in wrong))
     return 1 if wrong else 0
 
 
-def write_results(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def save(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write the results, keeping rows that were not run; returns all rows."""
     order = [(r.sensor, r.fault) for found in matrix("").values() for r in found]
     kept = {}
@@ -588,29 +586,17 @@ def write_results(options: argparse.Namespace, rows: list[dict[str, Any]]) -> li
         kept = {(r["sensor"], r["fault"]): r for r in json.loads(options.out.read_text())["rows"]}
     kept |= {(r["sensor"], r["fault"]): r for r in rows}
     rows = [kept[key] for key in order if key in kept]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    document = {
-        "command": "python benchmarks/faults.py",
-        "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else ""),
-        "notes": f"The shipped drive over DDS, a tiny network, the node's default parameters; each fault "
+    command = "python benchmarks/faults.py"
+    notes = (
+        f"The shipped drive over DDS, a tiny network, the node's default parameters; each fault "
         f"lasts {FAULT_S:g} s. detection_s: first output or diagnostic that no longer calls the sensor live; "
         "output_gap_s: longest time between two outputs, from half a second before to a second after; "
         "bad_uses_from_onset and bad_uses (after the deadline; where none is set: from the onset): outputs "
         "that used a bad message, or one older than the longest age allowed; crashes: of the node over the "
         "whole run, tracebacks and failed sets included; recovery_s: from the end of the fault to an output "
-        "that uses a message sent since.",
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+        "that uses a message sent since."
+    )
+    write_results(options.out, rows, command, notes, ())
     if options.page.exists():
         text = options.page.read_text()
         begin, end = "<!-- table -->\n", "<!-- end of table -->"

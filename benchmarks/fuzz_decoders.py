@@ -20,10 +20,8 @@ guides the serialised bytes by coverage for S seconds (``pip install atheris``).
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -57,6 +55,7 @@ from anyseg_ros.decoding import (
     decode_lidar,
 )
 from anyseg_ros.evaluation.bag import known_types
+from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.modalities import CameraFrame, CameraModel, DepthFrame, EventPacket, LidarScan
 
 ROOT = Path(__file__).parents[1]
@@ -781,7 +780,7 @@ def main() -> int:
     guided = run_atheris(options.atheris, options.seed) if options.atheris else None
     tally, took_s = run(options.seed, options.messages, options.jobs)
     print_tally(tally, took_s, options.jobs)
-    write_results(options, tally, took_s, guided)
+    save(options, tally, took_s, guided)
     failures = tally.failures + (guided["failures"] if guided else [])
     for failure in failures[:20]:
         print(failure)
@@ -798,7 +797,7 @@ def print_tally(tally: Tally, took_s: float, jobs: int) -> None:
     print(f"  slowest message {tally.slowest_s * 1e3:.1f} ms, failures {len(tally.failures)}")
 
 
-def write_results(
+def save(
     options: argparse.Namespace, tally: Tally, took_s: float, guided: dict[str, Any] | None
 ) -> None:
     """Write docs/results/fuzz.json."""
@@ -841,26 +840,15 @@ def write_results(
                 "failures": len(guided["failures"]),
             }
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     command = f"python benchmarks/fuzz_decoders.py --messages {options.messages} "
     command += f"--seed {options.seed} --jobs {options.jobs}"
-    document = {
-        "command": command + (f" --atheris {options.atheris}" if options.atheris else ""),
-        "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "notes": "refused: MessageError with a reason; unreadable: bytes that are no message of their "
+    command += f" --atheris {options.atheris}" if options.atheris else ""
+    notes = (
+        "refused: MessageError with a reason; unreadable: bytes that are no message of their "
         "type, which DDS would not deliver; contradictions: by an oracle written from the message "
-        "definitions.",
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+        "definitions."
+    )
+    write_results(options.out, rows, command, notes, ())
     print(f"wrote {options.out}")
 
 

@@ -10,8 +10,6 @@ is counted: healthy sensors in any weather must give none. Frames of a simulated
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anyseg_ros.decoding import MessageError
 from anyseg_ros.evaluation.bag import Bag, find_bags
-from anyseg_ros.evaluation.evaluate import machine
+from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.evaluation.sources import Decoder, find_sources
 from anyseg_ros.modalities import CameraFrame, DepthFrame, EventPacket, LidarScan, SensorData
 from anyseg_ros.modalities.quality import DEFAULT_LIMITS, QualityChecker
@@ -209,22 +207,13 @@ def main() -> int:
     command = "python benchmarks/health.py" + "".join(
         f" --recording {path.name}" for path in options.recording
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
-    document = {
-        "command": command,
-        "commit": commit,
-        "machine": machine(),
-        "notes": (
-            "Rows tell how far data stays from each limit of the content checks (docs/health.md), over "
-            "the rendered street and recordings of sensors that work; findings counts messages that a "
-            "check would withhold. event_camera_evt3 is a real recording (640x480, 2.1 s) of the public "
-            "repository ros-event-camera/event_camera_py. cost: one check, one thread."
-        ),
-        "rows": rows + timed,
-    }
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    notes = (
+        "Rows tell how far data stays from each limit of the content checks (docs/health.md), over "
+        "the rendered street and recordings of sensors that work; findings counts messages that a "
+        "check would withhold. event_camera_evt3 is a real recording (640x480, 2.1 s) of the public "
+        "repository ros-event-camera/event_camera_py. cost: one check, one thread."
+    )
+    write_results(options.out, rows + timed, command, notes, ())
     return 0
 
 

@@ -17,10 +17,6 @@ earlier than the other, and a set may be given out with or without it.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import threading
 import time
@@ -49,6 +45,7 @@ from anyseg_ros.evaluation.evaluate import (  # noqa: E402
     evaluate_recording,
 )
 from anyseg_ros.evaluation.replay import SetResult, load_settings  # noqa: E402
+from anyseg_ros.evaluation.results import write_results  # noqa: E402
 from anyseg_ros.modalities import load_calibration  # noqa: E402
 from anyseg_ros.modality import MODALITIES, Modality  # noqa: E402
 from anyseg_ros.pipeline import Segmentation  # noqa: E402
@@ -66,6 +63,8 @@ TOPICS: dict[Modality, tuple[str, Any]] = {
     Modality.EVENT: ("/events/points", PointCloud2),
     Modality.LIDAR: ("/lidar/points", PointCloud2),
 }
+END_NS = 200_000_000
+"""After the last message: longer than a set waits and is segmented, less than a sensor's timeout."""
 Members = dict[str, int]
 
 
@@ -170,13 +169,18 @@ def compare(
         "messages": sum(len(found) for found in recorder.inputs.values()),
         "sets_offline": len(offline),
         "sets_online": len(recorder.modalities),
+        "sets_after_the_end": 0,
         "sets_online_of_a_stamp_offline_lacks": 0,
         "sets_with_other_members": 0,
         "same_sets": 0,
         "labels_compared": 0,
         "labels_identical": 0,
     }
+    last_ns = max(found[-1].received_ns for found in recorder.inputs.values())
     for receipt in recorder.modalities:
+        if receipt.stamp_ns not in offline and receipt.received_ns > last_ns + END_NS:
+            row["sets_after_the_end"] += 1
+            continue
         if receipt.stamp_ns not in offline:
             row["sets_online_of_a_stamp_offline_lacks"] += 1
             continue
@@ -193,7 +197,8 @@ def compare(
         if receipt.stamp_ns in masks:
             row["labels_compared"] += 1
             row["labels_identical"] += int((masks[receipt.stamp_ns] == labels).all())
-    row["same_sets_share"] = round(row["same_sets"] / max(row["sets_online"], 1), 4)
+    during = row["sets_online"] - row["sets_after_the_end"]
+    row["same_sets_share"] = round(row["same_sets"] / max(during, 1), 4)
     return row
 
 
@@ -214,26 +219,17 @@ def main() -> int:
             rows.append({"model": model.name, "rate": options.rate, **compare(recorder, offline)})
             for key, value in rows[-1].items():
                 print(f"{key:<40}{value}", flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    document = {
-        "command": f"python benchmarks/online_offline.py --rate {options.rate:g}"
-        + (f" --model {options.model}" if options.model else ""),
-        "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else ""),
-        "notes": "The shipped drive over DDS at the node; the same messages with the same times of receipt "
+    command = f"python benchmarks/online_offline.py --rate {options.rate:g}"
+    if options.model:
+        command += f" --model {options.model}"
+    notes = (
+        "The shipped drive over DDS at the node; the same messages with the same times of receipt "
         "through the evaluation of bags. same_sets: anchor and every used member have the same stamps. "
-        "Sets that the node skipped because a newer one was there are in sets_offline only.",
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+        "Sets that the node skipped because a newer one was there are in sets_offline only. "
+        "sets_after_the_end: the node's alone. When the drive ends, its sensors time out one after another, "
+        "and those left open a last set; for the evaluation a recording ends for all of them at once."
+    )
+    write_results(options.out, rows, command, notes, ())
     agree = all(
         r["labels_compared"] and r["labels_identical"] == r["labels_compared"] for r in rows
     )

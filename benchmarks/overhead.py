@@ -47,7 +47,7 @@ from ros_graph import domain
 from sensor_msgs.msg import Image, PointCloud2
 
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard, load_engine
-from anyseg_ros.evaluation.evaluate import machine
+from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.modalities import (
     CameraModel,
     RigCalibration,
@@ -431,14 +431,6 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def commit() -> str:
-    """The repository's commit."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -462,16 +454,13 @@ def main() -> None:
     rows = measure(options)
     for row in rows:
         print(json.dumps(row))
-    document = {
-        "command": " ".join(["python benchmarks/overhead.py", *given]),
-        "commit": commit(),
-        "machine": machine(),
-        "notes": "Medians; camera and depth 640x480, 20 000 events, 64 000 points, over DDS. "
+    command = " ".join(["python benchmarks/overhead.py", *given])
+    notes = (
+        "Medians; camera and depth 640x480, 20 000 events, 64 000 points, over DDS. "
         "latency: from the callback of a set's last message to its labels published; overhead: that less "
-        "the engine's calls.",
-        "rows": rows,
-    }
-    options.output.write_text(json.dumps(document, indent=1) + "\n")
+        "the engine's calls."
+    )
+    write_results(options.output, rows, command, notes, ())
 
 
 if __name__ == "__main__":

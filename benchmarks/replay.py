@@ -12,8 +12,6 @@ itself over the replay's time for the same sets: the replay's frame rate over th
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +22,9 @@ import numpy.typing as npt
 
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard, load_engine
 from anyseg_ros.evaluation.bag import Bag, find_bags
-from anyseg_ros.evaluation.evaluate import machine
 from anyseg_ros.evaluation.labels import LabelIndex, labels_of_topic
 from anyseg_ros.evaluation.replay import BagArrivals, ReplaySettings, SetResult, Walk, replay
+from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.evaluation.scoring import Scorer
 from anyseg_ros.evaluation.sources import Rig, Sources, find_rig, find_sources
 from anyseg_ros.resources import find_model, find_resource
@@ -220,9 +218,6 @@ def main() -> int:
             f"engine_share {row['engine_share']} (of CPU time {row['engine_share_cpu']}, median part "
             f"{row['engine_share_median_part']})"
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
     command = "python benchmarks/replay.py"
     for name in ("model", "threads", "rounds", "parts", "part_sets"):
         if getattr(options, name) != parser.get_default(name):
@@ -230,20 +225,13 @@ def main() -> int:
             command += (
                 f" --{name.replace('_', '-')} {Path(value).name if name == 'model' else value}"
             )
-    data = {
-        "command": command,
-        "commit": commit,
-        "machine": machine(),
-        "notes": (
-            "engine_share: the engine's own time for the same calls over the replay's time (read, "
-            "decompress, decode, synchronize, build, encode, fuse; scored: also labels and metrics), timed "
-            f"in turn over parts of {options.part_sets} sets. The limit is 0.85. "
-            "engine_share_cpu: the same of CPU seconds, which others on the machine do not change."
-        ),
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(data, indent=1) + "\n")
+    notes = (
+        "engine_share: the engine's own time for the same calls over the replay's time (read, "
+        "decompress, decode, synchronize, build, encode, fuse; scored: also labels and metrics), timed "
+        f"in turn over parts of {options.part_sets} sets. The limit is 0.85. "
+        "engine_share_cpu: the same of CPU seconds, which others on the machine do not change."
+    )
+    write_results(options.out, rows, command, notes, ())
     return 0
 
 

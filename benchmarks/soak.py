@@ -18,13 +18,9 @@ return of a sensor must be followed by an output that uses a message sent after 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import re
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -47,6 +43,7 @@ sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/ros")]
 from ros_graph import Process, domain, wait_until  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
+from anyseg_ros.evaluation.results import write_results  # noqa: E402
 from anyseg_ros.modality import MODALITIES, Modality  # noqa: E402
 from anyseg_ros.ros.bag_player import import_message  # noqa: E402
 from anyseg_ros.ros.transport import configure_transport  # noqa: E402
@@ -337,30 +334,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     configure_transport()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     with TemporaryDirectory(prefix="anyseg-soak-") as folder:
         row = soak(options.minutes, options.seed, Path(folder))
     for key, value in row.items():
         print(f"{key:<40}{value}")
-    document = {
-        "command": f"python benchmarks/soak.py --minutes {options.minutes:g} --seed {options.seed}",
-        "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else ""),
-        "notes": f"Sensors at 10 to 30 Hz, each on for {ON_S[0]:g} to {ON_S[1]:g} s and silent for "
+    command = f"python benchmarks/soak.py --minutes {options.minutes:g} --seed {options.seed}"
+    notes = (
+        f"Sensors at 10 to 30 Hz, each on for {ON_S[0]:g} to {ON_S[1]:g} s and silent for "
         f"{OFF_S[0]:g} to {OFF_S[1]:g} s by turns, over DDS; a network that costs next to nothing. Memory "
         f"after the first {WARM_UP_SHARE:.0%} of the time. A recovery is an output that uses a message "
-        "sent after the sensor's return; one is missed if there is none while the sensor is on.",
-        "rows": [row],
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+        "sent after the sensor's return; one is missed if there is none while the sensor is on."
+    )
+    write_results(options.out, [row], command, notes, ())
     found = problems(row)
     print("\n".join(found) or "kept what it promises")
     return 1 if found else 0

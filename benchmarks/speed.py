@@ -37,12 +37,12 @@ from torch.nn import functional as F
 from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.engine import ENGINES, Engine, EngineError
 from anyseg_ros.engine.model_card import ModelCard, attach_card
+from anyseg_ros.evaluation.results import Row, write_results
 from anyseg_ros.modalities import DEFAULT_ENCODINGS
 from anyseg_ros.modality import MODALITIES
 from training.export import write_graphs
 from training.models.graphs import exportable
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig
-from training.results import Row, write_results
 
 RESULTS = Path(__file__).parents[1] / "docs/results/speed.json"
 REFERENCE = "anyseg torch eager fp32"

@@ -19,10 +19,6 @@ project's figures are printed, and nothing is written.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +27,7 @@ from random import Random
 from statistics import median
 from types import SimpleNamespace
 
+from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.sync import StreamConfig, Synchronizer
 
@@ -223,7 +220,7 @@ def main() -> int:
             fewer += worse
     print_table(rows)
     if "message_filters" in runners:
-        write_results(rows, arguments)
+        save(rows, arguments)
     return 1 if fewer else 0
 
 
@@ -254,33 +251,20 @@ def print_table(rows: list[dict[str, object]]) -> None:
             )
 
 
-def write_results(rows: list[dict[str, object]], arguments: argparse.Namespace) -> None:
+def save(rows: list[dict[str, object]], arguments: argparse.Namespace) -> None:
     """Write docs/results/synchronizer.json."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     command = (
         "python benchmarks/synchronizer_vs_message_filters.py "
         f"--slop {arguments.slop} --max-wait {arguments.max_wait} "
         f"--queue-size {arguments.queue_size} --rigs {arguments.rigs}"
     )
-    document = {
-        "command": command,
-        "commit": commit,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, "
-        f"Python {platform.python_version()}; simulated time, so the machine does not matter",
-        "notes": "Generated traces of 30 s, the camera silent from 10 s to 20 s; rates in sets per "
+    notes = (
+        "Generated traces of 30 s, the camera silent from 10 s to 20 s; rates in sets per "
         "second; complete: all four streams, within the slop of the camera's stamp; of new "
         "messages: none of them in an earlier set; added delay: from the arrival of a complete "
-        "set's last message to the set; wait: from the camera message's arrival.",
-        "rows": rows,
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        "set's last message to the set; wait: from the camera message's arrival."
+    )
+    write_results(RESULTS, rows, command, notes, ())
 
 
 if __name__ == "__main__":

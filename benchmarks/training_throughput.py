@@ -35,12 +35,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anyseg_ros.evaluation.results import Row, write_results
 from anyseg_ros.modality import MODALITIES
 from training.data.batches import draw_subsets
 from training.losses.ohem import ohem_cross_entropy
 from training.models.segformer_twin import transformers_twin
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
-from training.results import Row, write_results
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results/training_throughput.json"
 KEYS = ("name", "subsets", "threads", "precision")

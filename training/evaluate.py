@@ -32,6 +32,7 @@ from tqdm import tqdm
 from anyseg_ros.classes import CITYSCAPES_19, ClassSet
 from anyseg_ros.engine import EngineError, ModelError, load_engine
 from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
+from anyseg_ros.evaluation.results import Row, write_results
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset, subset_name
 from training.data.batches import split_planes
@@ -45,7 +46,6 @@ from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_t
 from training.models.graphs import ENSEMBLE, exportable, exportable_segment, labels_and_confidence
 from training.models.linear_fusion import LinearFusionSegmentor
 from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES, import_anyseg
-from training.results import Row, write_results
 
 Subset = tuple[Modality, ...]
 Output = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]

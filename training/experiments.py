@@ -53,7 +53,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from training.results import Row, commit, read_rows, write_results
+from anyseg_ros.evaluation.results import Row, commit, read_rows, write_results
 
 SCRIPTS = Path(__file__).resolve().parent
 Conditions = Literal["none", "mean", "all"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from anyseg_ros.evaluation.replay import (
     Walk,
     replay,
 )
+from anyseg_ros.evaluation.results import machine
 from anyseg_ros.evaluation.scoring import Scorer, subset_rows
 from anyseg_ros.evaluation.sources import (
     Overrides,
@@ -452,21 +451,6 @@ def _few(numbers: Iterable[int]) -> str:
     ordered = sorted(numbers)
     text = ", ".join(map(str, ordered[:6]))
     return text if len(ordered) <= 6 else f"{text} and {len(ordered) - 6} more"
-
-
-def machine() -> str:
-    """Processor and system of this machine, in words."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return (
-        f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    )
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:

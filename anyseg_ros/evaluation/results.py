@@ -11,22 +11,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 Row = dict[str, Any]
 
 
 def machine() -> str:
-    """Processor and accelerator of this machine, in words."""
+    """Processor, accelerator and system of this machine, in words."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    text = f"{name}, {os.cpu_count()} cores"
-    if torch.cuda.is_available():
-        text += f", {torch.cuda.get_device_name()}"
-    return text
+    parts = [f"{name}, {os.cpu_count()} cores", *_graphics_processors(), platform.system()]
+    parts.append(f"Python {platform.python_version()}")
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        parts.append("real-time priority")
+    return ", ".join(parts)
+
+
+def _graphics_processors() -> list[str]:
+    """Names of the NVIDIA devices, if there are any."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
 
 
 def commit() -> str:
@@ -56,7 +65,8 @@ def write_results(
 ) -> None:
     """Write rows to a result file; rows already there stay unless a new one has the same ``keys``.
 
-    Safe against a kill at any time, and against another process that writes to the same file.
+    Without ``keys`` the file is written anew. Safe against a kill at any time, and against another
+    process that writes to the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -76,7 +86,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _merged(path: Path, rows: Sequence[Row], command: str, notes: str, keys: Sequence[str]) -> str:
-    old: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    old: dict[str, Any] = json.loads(path.read_text()) if keys and path.is_file() else {}
     commands = [c for c in old.get("command", "").split(" && ") if c and c != command]
     document = {
         "command": " && ".join([*commands, command]),

@@ -13,9 +13,9 @@ import yaml
 from street_on_disk import HEIGHT, WIDTH, write_street
 
 from anyseg_ros.engine import load_engine
+from anyseg_ros.evaluation.results import read_rows
 from training import experiments, train
 from training.experiments import Plan, PlanError, Queue, report, steps_done
-from training.results import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "training" / "experiments.py")
