@@ -89,12 +89,14 @@ class MessageBuffer:
         """The packets that cover the time up to an anchor stamp.
 
         Packets are stamped with the end of their coverage. One that ends up to ``reach_ns`` after
-        the anchor covers it. Returns (end of the coverage, at most the anchor's stamp; packets
-        oldest first, back to ``window_ns`` before that end), or None if the coverage ends more
-        than ``max_age_ns`` before the anchor.
+        the anchor covers it; so does one that covered an earlier anchor. Returns (end of the
+        coverage, at most the anchor's stamp; packets oldest first, back to ``window_ns`` before
+        that end), or None if the coverage ends more than ``max_age_ns`` before the anchor.
         """
         last = bisect_left(self._stamps, anchor_ns)
-        if last < len(self._stamps) and self._stamps[last] - anchor_ns <= reach_ns:
+        later = self._entries[last:]
+        # Anchors only go forward: what is stamped later than this one and was used covered one before.
+        if later and (later[0].stamp_ns - anchor_ns <= reach_ns or any(e.used for e in later)):
             end = anchor_ns
         elif last > 0 and anchor_ns - self._stamps[last - 1] <= max_age_ns:
             last -= 1

@@ -6,6 +6,7 @@ dropped. It shares no code with the synchronizer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -98,6 +99,10 @@ def make_arrivals(
     return sorted(arrivals, key=lambda a: (a.receipt_ns, a.key))
 
 
+def _middle(values: Sequence[int]) -> int:
+    return sorted(values)[len(values) // 2]
+
+
 @dataclass(frozen=True)
 class Output:
     now_ns: int
@@ -128,12 +133,14 @@ class Player:
         self.deliveries = dict.fromkeys(self.configs, 0)
         self.dropped: list[tuple[Modality, int, DropReason]] = []
         self.in_buffer: dict[Modality, dict[int, object]] = {m: {} for m in self.configs}
-        self.used: set[tuple[Modality, int, int]] = set()
+        self.used: set[tuple[Modality, int, int, object]] = set()
+        self.covered: dict[tuple[Modality, int], int] = {}
         self._adding: Arrival | None = None
         self._refused: DropReason | None = None
         self.seen: set[tuple[Modality, int]] = set()
         self.believed: dict[Modality, int] = {}
         self.newest: dict[Modality, int] = {}
+        self.intervals: dict[Modality, list[int]] = {m: [] for m in self.configs}
 
     def play(self, arrivals: Sequence[Arrival], until_ns: int | None = None) -> list[Output]:
         """Deliver in order; return everything given out so far."""
@@ -174,13 +181,17 @@ class Player:
             self.used.clear()
             self.seen.clear()
         self._adding = None
-        # One that comes too late to be used is a sign of life all the same. A lying stamp may
-        # repeat one so old that a bounded memory cannot know it.
+        # One that comes too late to be used is a sign of life all the same, even as the twin of
+        # another: neither is kept, so that a bounded memory cannot know. A lying stamp may repeat
+        # one that was used as long ago.
         new = not self.believable or (key, stamp) not in self.seen
-        if self._refused in (None, DropReason.TOO_OLD) and new:
+        if self._refused is DropReason.TOO_OLD or (self._refused is None and new):
             self.seen.add((key, stamp))
             self.believed[key] = arrival.receipt_ns
-            self.newest[key] = max(stamp, self.newest.get(key, stamp))
+            newest = self.newest.get(key, stamp)
+            if stamp > newest:
+                self.intervals[key].append(stamp - newest)
+            self.newest[key] = max(stamp, newest)
         self._check(sets, arrival.receipt_ns, anchor)
 
     def _on_drop(self, key: Modality, stamp_ns: int, reason: DropReason) -> None:
@@ -224,20 +235,37 @@ class Player:
         assert now_ns - receipt <= self.max_wait_s * S or anchor_before != matched.anchor
         if self.believable:
             # A stream far behind the output would stall it, so it need not take over; nor need one
-            # that has become slow or late (test_pace.py).
+            # that has become slow or late (test_pace.py). What a slow one gives way to is faster.
             last = self.outputs[-1].matched.stamp_ns if self.outputs else 0
-            status = self.sync.status(now_ns)
-            able = [
+            live = [
                 m
                 for m in self.priority
                 if m is matched.anchor
+                or (self._is_live(m, now_ns) and self.newest[m] >= last - S // 2)
+            ]
+            status = self.sync.status(now_ns)
+            pace = self._recent_period_ns(live[0])
+            slow = status[live[0]].impairment is Impairment.SLOW
+            able = [
+                m
+                for m in live
+                if m is matched.anchor
                 or (
-                    self._is_live(m, now_ns)
-                    and self.newest[m] >= last - S // 2
-                    and status[m].impairment in (Impairment.NONE, Impairment.FAST)
+                    status[m].impairment in (Impairment.NONE, Impairment.FAST)
+                    and not (slow and not self._period_ns(m) < pace)
                 )
             ]
             assert matched.anchor is able[0]
+
+    def _period_ns(self, key: Modality) -> float:
+        """What the stream's last stamps say, else what it is expected to do; infinite if unknown."""
+        if len(self.intervals[key]) >= 3:
+            return _middle(self.intervals[key][-32:])
+        expected_hz = self.configs[key].expected_rate_hz
+        return math.inf if expected_hz is None else S / expected_hz
+
+    def _recent_period_ns(self, key: Modality) -> float:
+        return _middle(self.intervals[key][-3:]) if len(self.intervals[key]) >= 3 else -math.inf
 
     def _is_live(self, key: Modality, now_ns: int) -> bool:
         timeout_ns = round(self.configs[key].timeout_s * S)
@@ -254,10 +282,13 @@ class Player:
         stamps = [stamp for _, stamp, _ in packets]
         assert all(owner is key for owner, _, _ in packets)
         assert all((key, stamp) in self.delivered for stamp in stamps)
-        mark = (key, matched.epoch, member.stamp_ns)
+        # Not by the stamp alone: a lying stamp may repeat one of another message.
+        mark = (key, matched.epoch, member.stamp_ns, member.message)
         assert member.held == (mark in self.used) or key is matched.anchor
         self.used.add(mark)
         if config.windowed:
+            assert member.stamp_ns >= self.covered.get((key, matched.epoch), member.stamp_ns)
+            self.covered[key, matched.epoch] = member.stamp_ns
             assert stamps == sorted(set(stamps))
             assert member.stamp_ns == min(stamps[-1], matched.stamp_ns)
             assert all(s <= member.stamp_ns for s in stamps[:-1])

@@ -11,7 +11,8 @@ from sync_reference import MS, RIG, Arrival, Player, S, Sensor, make_arrivals, r
 from anyseg_ros.modality import Modality
 from anyseg_ros.sync import StreamConfig
 
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = 3 * settings.default.max_examples // 2
+MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 sensors = st.builds(
     Sensor,
