@@ -100,6 +100,30 @@ def test_a_held_message_is_not_encoded_again(engine):
     np.testing.assert_array_equal(second.labels, fresh.labels)
 
 
+def test_what_was_prepared_is_not_encoded_with_its_set_and_gives_the_same(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    for stamp in (990, 1990, 2990):
+        pipeline.prepare(Modality.DEPTH, depth, stamp, 0)
+    for stamp in (1000, 2000):
+        members = {"camera": (stamp, gray(stamp % 250)), "depth": (stamp - 10, depth)}
+        result = pipeline.segment(matched(stamp, **members))
+        assert result.timings.early_s > 0
+        fresh = Pipeline(engine, rig(*MODALITIES)).segment(matched(stamp, **members))
+        assert fresh.timings.early_s == 0
+        np.testing.assert_array_equal(result.labels, fresh.labels)
+    both = ["camera", "depth"]
+    assert engine.encoded == [["depth"]] * 3 + [["camera"], both] * 2
+    # Not what was prepared in another epoch, nor with another calibration.
+    pipeline.segment(matched(3000, epoch=1, depth=(2990, depth)))
+    pipeline.prepare(Modality.DEPTH, depth, 3990, 1)
+    pipeline.recalibrate(rig(*MODALITIES))
+    pipeline.segment(matched(4000, epoch=1, depth=(3990, depth)))
+    assert engine.encoded[-3:] == [["depth"], ["depth"], ["depth"]]
+    with pytest.raises(ModalityError):
+        Pipeline(engine, rig()).prepare(Modality.DEPTH, depth, 1, 0)
+
+
 def test_the_same_stamp_in_another_epoch_is_encoded_again(engine):
     pipeline = Pipeline(engine, rig(*MODALITIES))
     dark = pipeline.segment(matched(epoch=0, camera=(1000, gray(0))))

@@ -356,6 +356,8 @@ class SegmentationNode(LifecycleNode):
         self._apply_verdict()
         now = self._now_ns()
         self._emit(health.add(modality, stamp, data, now), now)
+        if self.parameters.encode_early:
+            self._prepare(modality, stamp, data)
 
     def _on_refused(self, modality: Modality, reason: str) -> None:
         if self._active and self._health is not None:
@@ -409,6 +411,17 @@ class SegmentationNode(LifecycleNode):
                 self._statuses.pop(next(iter(self._statuses)))
         self._arm_deadline(now)
 
+    def _prepare(self, modality: Modality, stamp: int, data: SensorData) -> None:
+        """Have encoded what the next set will presumably contain, so that less is left to do then."""
+        worker, synchronizer = self._worker, self._synchronizer
+        if worker is None or synchronizer is None:
+            return
+        epoch = synchronizer.epoch
+        if synchronizer.is_unused(modality, stamp):
+            worker.prepare(modality, data, stamp, epoch)
+        for key, member in synchronizer.covered().items():
+            worker.prepare(key, member.message, member.stamp_ns, epoch)
+
     def _poll(self) -> None:
         if self._active and self._synchronizer is not None:
             self._apply_verdict()
@@ -449,6 +462,8 @@ class SegmentationNode(LifecycleNode):
         self._times.add("image", timings.build_s)
         self._times.add("encode", timings.encode_s)
         self._times.add("fuse", timings.fuse_s)
+        if timings.early_s:
+            self._times.add("early", timings.early_s)
         self._published += 1
         self._last_published_at = time.monotonic()
         self._last_result = f"segmenting from {subset_name(result.used)}"
@@ -567,6 +582,7 @@ class SegmentationNode(LifecycleNode):
                     "overtaken_sets": counters.overtaken,
                     "unusable_sets": counters.unusable,
                     "failed_sets": counters.failed,
+                    "prepared_messages": counters.prepared,
                 }
             if self._pipeline is not None:
                 values |= load_values(self._pipeline.load)

@@ -265,6 +265,13 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         live=True,
     ),
     ParameterSpec(
+        "encode_early",
+        True,
+        "Encode a sensor's message when it arrives, if its last ones were used, instead of when the set is "
+        "complete.",
+        live=True,
+    ),
+    ParameterSpec(
         "output_size",
         "model",
         "Masks at the model's input size, or at the grid camera's size (nearest).",
@@ -316,6 +323,7 @@ class NodeParameters:
     priority: tuple[Modality, ...]
     max_wait_s: float
     latency_budget_s: float
+    encode_early: bool
     output_size: OutputSize
     output_reliable: bool
     overlay_alpha: float
@@ -362,6 +370,7 @@ class NodeParameters:
             priority=tuple(order),
             max_wait_s=checked["max_wait_s"],
             latency_budget_s=checked["latency_budget"],
+            encode_early=checked["encode_early"],
             output_size=checked["output_size"],
             output_reliable=checked["output_reliable"],
             overlay_alpha=checked["overlay_alpha"],

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from anyseg_ros.modalities import RigCalibration
+from anyseg_ros.modality import Modality
 from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
 from anyseg_ros.sync import MatchedSet
+
+_JUDGED = 8
+_UNDECIDED = 2
+_USED_SHARE = 0.75
 
 
 @dataclass
@@ -20,10 +27,50 @@ class WorkerCounters:
     """Sets that a newer one replaced before the network was free."""
     unusable: int = 0
     failed: int = 0
+    prepared: int = 0
+    """Messages that were encoded before their set was complete."""
+
+
+class UsePrediction:
+    """Whether a stream's next message will be part of a set that is segmented: its last ones tell."""
+
+    def __init__(self) -> None:
+        self._stamps: deque[int] = deque(maxlen=_JUDGED + _UNDECIDED)
+        self._used: set[int] = set()
+
+    def note_message(self, stamp_ns: int) -> None:
+        """A message arrived."""
+        if stamp_ns not in self._stamps:
+            self._stamps.append(stamp_ns)
+            self._used &= set(self._stamps)
+
+    def note_use(self, stamp_ns: int) -> None:
+        """A set was segmented with it."""
+        self._used.add(stamp_ns)
+
+    @property
+    def expects_use(self) -> bool:
+        """Whether three quarters of the last eight were used; of the newest two nobody can know."""
+        judged = list(self._stamps)[:-_UNDECIDED]
+        return (
+            len(judged) == _JUDGED and sum(s in self._used for s in judged) >= _USED_SHARE * _JUDGED
+        )
+
+
+@dataclass(frozen=True)
+class _Early:
+    """A message to be encoded before its set is complete."""
+
+    message: Any
+    stamp_ns: int
+    epoch: int
 
 
 class SegmentationWorker:
-    """Segments the newest matched set; a set that waits is replaced by a newer one and counted."""
+    """Segments the newest matched set; a set that waits is replaced by a newer one and counted.
+
+    While there is none, it encodes what the next set will presumably contain.
+    """
 
     def __init__(
         self,
@@ -42,6 +89,8 @@ class SegmentationWorker:
         self._on_error = on_error
         self._condition = threading.Condition()
         self._waiting: MatchedSet | None = None
+        self._early: dict[Modality, _Early] = {}
+        self._predictions = {modality: UsePrediction() for modality in Modality}
         self._rig: RigCalibration | None = None
         self._reset = False
         self._closing = False
@@ -55,49 +104,88 @@ class SegmentationWorker:
             if self._waiting is not None:
                 self.counters.overtaken += 1
             self._waiting = matched
+            for modality in matched.members:
+                self._early.pop(modality, None)
             self._condition.notify()
+
+    def prepare(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> None:
+        """Encode a message now, unless a set waits or such messages were of no use lately.
+
+        Returns at once. Arguments as in :meth:`~anyseg_ros.pipeline.Pipeline.prepare`.
+        """
+        with self._condition:
+            prediction = self._predictions[modality]
+            prediction.note_message(stamp_ns)
+            # What a set's thread has yet to be told of would make it useless.
+            current = self._rig is None and not self._reset
+            if prediction.expects_use and self._waiting is None and current:
+                self._early[modality] = _Early(message, stamp_ns, epoch)
+                self._condition.notify()
 
     def recalibrate(self, rig: RigCalibration) -> None:
         """Use another calibration from the next set on."""
         with self._condition:
             self._rig = rig
+            self._early.clear()
 
     def reset(self) -> None:
         """Forget what belongs to another epoch of time before the next set."""
         with self._condition:
             self._reset = True
             self._waiting = None
+            self._early.clear()
 
     def close(self) -> None:
         """Finish the set in work, drop the waiting one, end the thread."""
         with self._condition:
             self._closing = True
             self._waiting = None
+            self._early.clear()
             self._condition.notify()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._condition:
-                while self._waiting is None and not self._closing:
+                while self._waiting is None and not self._early and not self._closing:
                     self._condition.wait()
                 if self._closing:
                     return
-                matched, self._waiting = self._waiting, None
-                rig, self._rig = self._rig, None
-                reset, self._reset = self._reset, False
-            assert matched is not None
-            try:
-                if rig is not None:
-                    self._pipeline.recalibrate(rig)
-                if reset:
-                    self._pipeline.reset()
-                result = self._pipeline.segment(matched)
-                self.counters.segmented += 1
-                self._on_result(matched, result)
-            except NoUsableInputError as error:
-                self.counters.unusable += 1
-                self._on_error(matched, error)
-            except Exception as error:  # whatever an engine throws must not end the thread
-                self.counters.failed += 1
-                self._on_error(matched, error)
+                if self._waiting is None:
+                    modality = next(iter(self._early))
+                    early = self._early.pop(modality)
+                    matched = None
+                else:
+                    matched, self._waiting = self._waiting, None
+                    rig, self._rig = self._rig, None
+                    reset, self._reset = self._reset, False
+            if matched is None:
+                self._prepare(modality, early)
+            else:
+                self._segment(matched, rig, reset)
+
+    def _segment(self, matched: MatchedSet, rig: RigCalibration | None, reset: bool) -> None:
+        try:
+            if rig is not None:
+                self._pipeline.recalibrate(rig)
+            if reset:
+                self._pipeline.reset()
+            result = self._pipeline.segment(matched)
+            self.counters.segmented += 1
+            with self._condition:
+                for modality in result.used:
+                    self._predictions[modality].note_use(matched.members[modality].stamp_ns)
+            self._on_result(matched, result)
+        except NoUsableInputError as error:
+            self.counters.unusable += 1
+            self._on_error(matched, error)
+        except Exception as error:  # whatever an engine throws must not end the thread
+            self.counters.failed += 1
+            self._on_error(matched, error)
+
+    def _prepare(self, modality: Modality, early: _Early) -> None:
+        try:
+            self._pipeline.prepare(modality, early.message, early.stamp_ns, early.epoch)
+            self.counters.prepared += 1
+        except Exception:  # the set that it belongs to tries again, and reports it
+            return

@@ -208,6 +208,35 @@ class Synchronizer(Generic[K]):
             deadlines.append(self._ready_ns(self._pending[0], now))
         return min(deadlines, default=None)
 
+    def is_unused(self, key: K, stamp_ns: int) -> bool:
+        """Whether a message is in hand and no set has had it so far; never of a windowed stream.
+
+        Raises:
+            KeyError: if there is no such stream.
+        """
+        if self._stream(key).config.windowed:
+            return False
+        entry = self._buffers[key].get(stamp_ns)
+        return entry is not None and not entry.used
+
+    def covered(self) -> dict[K, Member]:
+        """What windowed streams will contribute to the set that is next, as far as that is certain.
+
+        That is so where packets cover all time up to the set's stamp; only a packet that arrives out
+        of order can still change it.
+        """
+        now_ns = self._now_ns
+        if now_ns is None or not self._pending:
+            return {}
+        anchor_ns = self._pending[0].stamp_ns
+        found: dict[K, Member] = {}
+        for key, stream in self._streams.items():
+            if stream.config.windowed and key != self._anchor and stream.is_live(now_ns):
+                end, entries = self._cover(key, stream, anchor_ns) or (0, [])
+                if entries and end == anchor_ns:
+                    found[key] = Member(end, tuple(e.message for e in entries), 0.0, False)
+        return found
+
     def quarantine(self, key: K, reason: str) -> None:
         """Leave a stream out of all sets until :meth:`release`, for what its messages show.
 
@@ -556,8 +585,7 @@ class Synchronizer(Generic[K]):
             self._use(stream, [entry])
             age_s = (anchor_ns - entry.stamp_ns) / NS_PER_S
             return self._count_held(stream, Member(entry.stamp_ns, entry.message, age_s, held))
-        reach = max(stream.tolerance_ns, 2 * (stream.period_ns() or 0))
-        covered = buffer.cover(anchor_ns, reach, stream.max_age_ns, stream.window_ns)
+        covered = self._cover(key, stream, anchor_ns)
         if covered is None:
             return None
         end, entries = covered
@@ -569,6 +597,12 @@ class Synchronizer(Generic[K]):
         member = Member(end, tuple(entry.message for entry in entries), age_s, False)
         self._last_coverage[key] = member
         return member
+
+    def _cover(
+        self, key: K, stream: Stream, anchor_ns: int
+    ) -> tuple[int, list[BufferedMessage]] | None:
+        reach = max(stream.tolerance_ns, 2 * (stream.period_ns() or 0))
+        return self._buffers[key].cover(anchor_ns, reach, stream.max_age_ns, stream.window_ns)
 
     @staticmethod
     def _use(stream: Stream, entries: Iterable[BufferedMessage]) -> None:

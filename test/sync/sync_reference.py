@@ -16,6 +16,7 @@ from anyseg_ros.sync import (
     DropReason,
     Impairment,
     MatchedSet,
+    Member,
     StreamConfig,
     StreamState,
     Synchronizer,
@@ -134,6 +135,8 @@ class Player:
         self.dropped: list[tuple[Modality, int, DropReason]] = []
         self.in_buffer: dict[Modality, dict[int, object]] = {m: {} for m in self.configs}
         self.used: set[tuple[Modality, int, int, object]] = set()
+        self.told: Mapping[Modality, Member] = {}
+        """what the synchronizer said of the next set, but of the stream that has just sent"""
         self.covered: dict[tuple[Modality, int], int] = {}
         self._adding: Arrival | None = None
         self._refused: DropReason | None = None
@@ -181,6 +184,7 @@ class Player:
             self.used.clear()
             self.seen.clear()
         self._adding = None
+        self.told = {k: member for k, member in self.told.items() if k is not key}
         # One that comes too late to be used is a sign of life all the same, even as the twin of
         # another: neither is kept, so that a bounded memory cannot know. A lying stamp may repeat
         # one that was used as long ago.
@@ -208,6 +212,12 @@ class Player:
     def _check(
         self, sets: Sequence[MatchedSet[Modality]], now_ns: int, anchor_before: Modality | None
     ) -> None:
+        told, self.told = self.told, self.sync.covered()
+        for matched in sets[:1]:
+            for key, member in told.items():
+                if matched.stamp_ns == member.stamp_ns and self._is_live(key, now_ns):
+                    assert matched.members[key].message == member.message
+                    assert matched.members[key].stamp_ns == member.stamp_ns
         for matched in sets:
             self._check_order(matched)
             self._check_anchor(matched, now_ns, anchor_before)

@@ -183,6 +183,34 @@ def test_windowed_packets_cover_up_to_the_anchor():
     assert (member.stamp_ns, member.age_s, member.held) == (380 * MS, 0.0, False)
 
 
+def test_what_is_certain_of_the_next_set_is_told_before_it_is_complete():
+    sync = Synchronizer(
+        {
+            "camera": StreamConfig(0.5, 0.05, 0.3),
+            "event": StreamConfig(0.5, 0.05, 0.3, 30.0, windowed=True, window_s=0.05),
+            "lidar": StreamConfig(0.5, 0.05, 0.3),
+        },
+        ["camera", "event", "lidar"],
+        max_wait_s=0.1,
+    )
+    sync.add("camera", 0, "first", 1 * MS)
+    sync.add("lidar", 0, "scan", 2 * MS)
+    for end in range(0, 70, 33):
+        sync.add("event", end * MS, f"to {end}", (end + 3) * MS)
+    assert sync.covered() == {} and not sync.is_unused("camera", 0)
+    assert sync.add("camera", 80 * MS, "image", 90 * MS) == []
+    assert sync.covered() == {}, "what ends before the set's stamp may still be covered"
+    assert sync.add("event", 99 * MS, "to 99", 102 * MS) == []
+    told = sync.covered()["event"]
+    assert (told.stamp_ns, told.message) == (80 * MS, ("to 33", "to 66", "to 99"))
+    assert sync.is_unused("camera", 80 * MS) and not sync.is_unused("event", 99 * MS)
+    (matched,) = sync.add("lidar", 85 * MS, "scan", 110 * MS)
+    assert matched.members["event"] == told
+    assert sync.covered() == {} and not sync.is_unused("camera", 80 * MS)
+    with pytest.raises(KeyError):
+        sync.is_unused("radar", 0)
+
+
 def test_windowed_coverage_that_ends_early_is_cut_there_and_held_once_used():
     sync = Synchronizer(
         {

@@ -1,0 +1,142 @@
+"""The worker's thread: the newest set first, and what the next one will contain while there is none."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from test_pipeline import CountingEngine, gray, matched, rig
+
+from anyseg_ros.engine import load_engine
+from anyseg_ros.modalities import DepthFrame
+from anyseg_ros.modality import MODALITIES
+from anyseg_ros.pipeline import Pipeline
+from anyseg_ros.ros.worker import SegmentationWorker, UsePrediction
+
+CAMERA, DEPTH, _, _ = MODALITIES
+
+
+def far():
+    return DepthFrame(np.full((64, 128), 5.0, np.float32))
+
+
+def test_a_stream_is_expected_to_be_used_while_its_messages_are():
+    prediction = UsePrediction()
+    for stamp in range(40):
+        prediction.note_message(stamp)
+        prediction.note_message(stamp)
+        if stamp < 20:
+            prediction.note_use(stamp)
+        # Ten messages tell, of which the newest two are not judged; three unused ones end it.
+        assert prediction.expects_use is (9 <= stamp < 24), stamp
+
+
+class GatedEngine(CountingEngine):
+    """Waits at each encoding until it is let through."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self.gate = threading.Semaphore(0)
+        self.busy = threading.Event()
+
+    def encode(self, images, modality_ids):
+        self.busy.set()
+        assert self.gate.acquire(timeout=20)
+        return super().encode(images, modality_ids)
+
+
+@pytest.fixture
+def worker(tiny_model):
+    engine = GatedEngine(load_engine(tiny_model, threads=1))
+    results, errors = [], []
+    found = SegmentationWorker(
+        Pipeline(engine, rig(CAMERA, DEPTH)),
+        lambda _, result: results.append(result),
+        lambda _, error: errors.append(error),
+    )
+    found.engine, found.results, found.errors = engine, results, errors
+    yield found
+    engine.gate.release(1000)
+    found.close()
+    assert not errors
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def segment_both(worker, stamps):
+    """Sets of camera and depth, each announced before as the node does."""
+    for stamp in stamps:
+        count = len(worker.results)
+        worker.prepare(DEPTH, far(), stamp, 0)
+        worker.engine.gate.release(2)
+        worker.submit(matched(stamp, camera=(stamp, gray(stamp % 250)), depth=(stamp, far())))
+        until(lambda count=count: len(worker.results) > count)
+
+
+def drain(worker):
+    while worker.engine.gate.acquire(blocking=False):
+        pass
+    worker.engine.encoded.clear()
+    worker.engine.busy.clear()
+
+
+def test_what_was_of_use_is_encoded_before_its_set_is_complete(worker):
+    worker.prepare(DEPTH, far(), 1, 0)
+    segment_both(worker, range(2, 12))
+    drain(worker)
+    worker.prepare(DEPTH, far(), 20, 0)
+    worker.engine.gate.release()
+    until(lambda: worker.counters.prepared >= 1 and worker.engine.encoded == [["depth"]])
+    worker.engine.gate.release()
+    count = len(worker.results)
+    worker.submit(matched(21, camera=(21, gray(21)), depth=(20, far())))
+    until(lambda: len(worker.results) > count)
+    assert worker.engine.encoded == [["depth"], ["camera"]]
+    assert worker.results[-1].used == (CAMERA, DEPTH)
+    assert worker.results[-1].timings.early_s > 0
+
+
+def test_a_set_goes_first_and_takes_its_members_along(worker):
+    segment_both(worker, range(2, 14))
+    drain(worker)
+    worker.prepare(DEPTH, far(), 20, 0)
+    until(worker.engine.busy.is_set)  # at the gate with 20
+    worker.prepare(CAMERA, gray(1), 21, 0)  # never used before: not even tried
+    worker.prepare(DEPTH, far(), 30, 0)
+    worker.submit(matched(31, camera=(31, gray(31)), depth=(30, far())))
+    worker.engine.gate.release(3)
+    count = len(worker.results)
+    until(lambda: len(worker.results) > count)
+    assert worker.engine.encoded == [["depth"], ["camera", "depth"]]
+    time.sleep(0.05)
+    assert len(worker.engine.encoded) == 2, "30 went with its set"
+
+
+def test_what_belongs_to_another_time_is_forgotten(worker):
+    segment_both(worker, range(2, 14))
+    drain(worker)
+    worker.reset()
+    worker.prepare(DEPTH, far(), 20, 1)
+    time.sleep(0.1)
+    assert not worker.engine.busy.is_set(), "nothing ahead of the first set of a new epoch"
+    worker.engine.gate.release(9)
+    count = len(worker.results)
+    worker.submit(matched(21, epoch=1, camera=(21, gray(21)), depth=(20, far())))
+    until(lambda: len(worker.results) > count)
+    assert worker.engine.encoded == [["camera", "depth"]]
+
+
+def test_a_message_that_cannot_be_encoded_is_left_to_its_set(worker):
+    segment_both(worker, range(2, 14))
+    drain(worker)
+    worker.prepare(DEPTH, DepthFrame(np.zeros((0, 0), np.float32)), 20, 0)
+    worker.engine.gate.release(9)
+    count = len(worker.results)
+    worker.submit(matched(21, camera=(21, gray(21))))
+    until(lambda: len(worker.results) > count)
+    assert worker.results[-1].used == (CAMERA,)
