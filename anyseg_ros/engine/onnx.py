@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.errors import EngineError, ModelError
-from anyseg_ros.engine.model_card import ModelCard, card_from_metadata
+from anyseg_ros.engine.graph_engine import GraphEngine
+from anyseg_ros.engine.model_card import card_from_metadata
 from anyseg_ros.engine.model_files import (
     GraphInterface,
     check_pair,
@@ -30,7 +31,7 @@ _NUMPY_NAMES = {
 }
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(GraphEngine):
     """ONNX Runtime sessions of one model folder: ``encode.onnx`` and ``fuse.onnx``, or ``segment.onnx``."""
 
     def __init__(self, model_dir: Path, threads: int = 0, device: Device = "CPU") -> None:
@@ -80,42 +81,25 @@ class OnnxRuntimeEngine:
             f"{threads or 'all'} thread{'' if threads == 1 else 's'}"
         )
 
-    @property
-    def card(self) -> ModelCard:
-        return self._card
-
-    @property
-    def description(self) -> str:
-        return self._description
-
-    def encode(
+    def _encode_images(
         self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
     ) -> list[Features]:
-        if not len(images):
-            return []
         if self._segment is not None:
             return slot_features(images, modality_ids)
         maps = self._encode.run(None, {"images": images, "modality_ids": modality_ids})
         return [tuple(level[k] for level in maps) for k in range(len(images))]
 
-    def fuse(self, features: Sequence[Features]) -> EngineOutput:
+    def _fuse_features(self, features: Sequence[Features]) -> EngineOutput:
         if self._segment is not None:
             images, present = fill_slots(features, self._card)
             inputs = {"images": images, "present": present}
             return EngineOutput(*self._segment.run(["labels", "confidence"], inputs))
-        if not features:
-            raise ValueError("nothing to fuse: at least one modality's features are needed")
         stacked = {
             name: np.stack([levels[i] for levels in features])
             for i, name in enumerate(self._feature_names)
         }
         labels, confidence = self._fuse.run(["labels", "confidence"], stacked)
         return EngineOutput(labels, confidence)
-
-    def segment(
-        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
-    ) -> EngineOutput:
-        return self.fuse(self.encode(images, modality_ids))
 
     def close(self) -> None:
         if self._segment is None:

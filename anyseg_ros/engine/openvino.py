@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.errors import EngineError, ModelError
-from anyseg_ros.engine.model_card import METADATA_KEY, ModelCard, card_from_metadata
+from anyseg_ros.engine.graph_engine import GraphEngine
+from anyseg_ros.engine.model_card import METADATA_KEY, card_from_metadata
 from anyseg_ros.engine.model_files import (
     GraphInterface,
     check_pair,
@@ -29,7 +30,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(GraphEngine):
     """The graphs of one model folder (encode and fuse, or segment), compiled by OpenVINO for the CPU."""
 
     def __init__(self, model_dir: Path, threads: int = 0, precision: Precision = "auto") -> None:
@@ -84,19 +85,9 @@ class OpenVinoEngine:
             f"{threads or 'all'} thread{'' if threads == 1 else 's'}"
         )
 
-    @property
-    def card(self) -> ModelCard:
-        return self._card
-
-    @property
-    def description(self) -> str:
-        return self._description
-
-    def encode(
+    def _encode_images(
         self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
     ) -> list[Features]:
-        if not len(images):
-            return []
         if self._segment is not None:
             return slot_features(images, modality_ids)
         request = self._encode[len(images)]
@@ -109,14 +100,12 @@ class OpenVinoEngine:
         request.infer()
         return [tuple(level[k] for level in maps) for k in range(len(images))]
 
-    def fuse(self, features: Sequence[Features]) -> EngineOutput:
+    def _fuse_features(self, features: Sequence[Features]) -> EngineOutput:
         if self._segment is not None:
             request = self._segment
             images, present = fill_slots(features, self._card)
             request.set_tensor("images", self._shared(images))
             request.set_tensor("present", self._shared(present))
-        elif not features:
-            raise ValueError("nothing to fuse: at least one modality's features are needed")
         else:
             request = self._fuse[len(features)]
             for index, level in enumerate(level for levels in features for level in levels):
@@ -126,11 +115,6 @@ class OpenVinoEngine:
             request.get_tensor(name).data.copy() for name in ("labels", "confidence")
         )
         return EngineOutput(labels, confidence)
-
-    def segment(
-        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
-    ) -> EngineOutput:
-        return self.fuse(self.encode(images, modality_ids))
 
     def close(self) -> None:
         self._encode.clear()

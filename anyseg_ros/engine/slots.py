@@ -30,10 +30,8 @@ def fill_slots(
     """The segment graph's inputs: ``images`` uint8[M, H, W, 3], zero where absent, and ``present`` bool[M].
 
     Raises:
-        ValueError: if there is no image, two are of one modality, or one has no slot.
+        ValueError: if two are of one modality, or one has no slot.
     """
-    if not features:
-        raise ValueError("nothing to fuse: at least one modality's features are needed")
     images = np.zeros((len(card.modalities), card.input_height, card.input_width, 3), np.uint8)
     present = np.zeros(len(card.modalities), bool)
     for image, modality_id in features:

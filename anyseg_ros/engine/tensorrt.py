@@ -21,7 +21,8 @@ import numpy.typing as npt
 from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.cuda import CudaGraph, device_count
 from anyseg_ros.engine.errors import EngineError, ModelError
-from anyseg_ros.engine.model_card import ModelCard, card_from_metadata
+from anyseg_ros.engine.graph_engine import GraphEngine
+from anyseg_ros.engine.model_card import card_from_metadata
 from anyseg_ros.engine.model_files import GraphInterface, check_pair, graph_path, is_segment_model
 
 Precision = Literal["fp16", "fp32"]
@@ -29,7 +30,7 @@ _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "Exp", "ReduceSum")
 """Their sums leave the range or the precision of half floats."""
 
 
-class TensorRtEngine:
+class TensorRtEngine(GraphEngine):
     """``encode.onnx`` and ``fuse.onnx`` of one model folder on the first CUDA device."""
 
     def __init__(self, model_dir: Path, threads: int = 0, precision: Precision = "fp16") -> None:
@@ -85,20 +86,10 @@ class TensorRtEngine:
         self._free: list[list[Any]] = []
         self._description = f"TensorRT {tensorrt.__version__}, {device.name()}, {precision}"
 
-    @property
-    def card(self) -> ModelCard:
-        return self._card
-
-    @property
-    def description(self) -> str:
-        return self._description
-
-    def encode(
+    def _encode_images(
         self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
     ) -> list[Features]:
         count = len(images)
-        if not count:
-            return []
         with self._current():
             self._encode.upload("images", images)
             self._encode.upload("modality_ids", modality_ids)
@@ -113,9 +104,7 @@ class TensorRtEngine:
             self._stream.synchronize()
         return features
 
-    def fuse(self, features: Sequence[Features]) -> EngineOutput:
-        if not features:
-            raise ValueError("nothing to fuse: at least one modality's features are needed")
+    def _fuse_features(self, features: Sequence[Features]) -> EngineOutput:
         with self._current():
             for row, (slot,) in enumerate(features):
                 for name, kept in zip(self._levels, slot.memory, strict=True):
@@ -123,11 +112,6 @@ class TensorRtEngine:
                     self._cuda.memcpy_dtod_async(target, int(kept), size, self._stream)
             self._fuse.run(len(features))
             return EngineOutput(*self._fuse.download("labels", "confidence"))
-
-    def segment(
-        self, images: npt.NDArray[np.uint8], modality_ids: npt.NDArray[np.int64]
-    ) -> EngineOutput:
-        return self.fuse(self.encode(images, modality_ids))
 
     def close(self) -> None:
         with self._current():
