@@ -23,7 +23,6 @@ import itertools
 import json
 import math
 import sys
-import threading
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -33,10 +32,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import CompressedImage
@@ -45,7 +43,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/ros")]
 
-from ros_graph import Process, domain  # noqa: E402
+from ros_graph import Process, domain, listening  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 from anyseg_ros.decoding import data_stamp_ns, decode_event_cloud, stamp_ns  # noqa: E402
@@ -324,7 +322,13 @@ def play(rows: Sequence[Row], folder: Path, name: str) -> Run:
         parameters += ["-p", f"{modality.label}.topic:={topic}"]
         parameters += ["-p", f"{modality.label}.type:={TYPES[modality]}"]
     listener = Listener()
-    with domain() as number:
+
+    def subscribe(node: Node) -> None:
+        node.create_subscription(DiagnosticArray, "/anyseg/modalities", listener.on_modalities, 100)
+        node.create_subscription(DiagnosticArray, "/diagnostics", listener.on_diagnostics, 10)
+        node.create_subscription(CompressedImage, CLOCK_TOPIC, listener.on_clock, 10)
+
+    with domain() as number, listening(number, subscribe):
         node = Process.start(
             "anyseg_ros.ros.node",
             [
@@ -335,16 +339,6 @@ def play(rows: Sequence[Row], folder: Path, name: str) -> Run:
             number,
             folder / f"{name}_node.log",
         )
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=number)
-        ears = rclpy.create_node("listener", context=context)
-        ears.create_subscription(DiagnosticArray, "/anyseg/modalities", listener.on_modalities, 100)
-        ears.create_subscription(DiagnosticArray, "/diagnostics", listener.on_diagnostics, 10)
-        ears.create_subscription(CompressedImage, CLOCK_TOPIC, listener.on_clock, 10)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(ears)
-        thread = threading.Thread(target=executor.spin, daemon=True)
-        thread.start()
         player = None
         try:
             node.wait_for_text("model tiny")
@@ -373,10 +367,6 @@ def play(rows: Sequence[Row], folder: Path, name: str) -> Run:
             for process in (node, player):
                 if process is not None and process.process.poll() is None:
                     process.stop()
-            executor.shutdown()
-            thread.join(5)
-            ears.destroy_node()
-            rclpy.shutdown(context=context)
     # The quickest message ties the listener's clock to bag time.
     offset = min(received - clock[stamp] for stamp, received in listener.clock if stamp in clock)
     outputs = [

@@ -18,15 +18,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from tqdm import tqdm
@@ -34,7 +31,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/ros")]
 
-from ros_graph import Process, domain  # noqa: E402
+from ros_graph import Process, domain, listening  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 from anyseg_ros.engine import load_engine  # noqa: E402
@@ -86,21 +83,14 @@ def run_online(model: Path, rate: float, folder: Path) -> Recorder:
     for modality in MODALITIES:
         parameters += ["-p", f"{modality.label}.qos_reliable:=true"]
         parameters += ["-p", f"{modality.label}.qos_depth:=50"]
-    with domain() as number:
+    with domain() as number, listening(number, lambda node: Recorder(node, TOPICS)) as heard:
+        _, recorder = heard
         node = Process.start(
             "anyseg_ros.ros.node",
             ["--ros-args", "--params-file", str(PARAMETERS), *parameters],
             number,
             folder / "node.log",
         )
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=number)
-        listener = rclpy.create_node("listener", context=context)
-        recorder = Recorder(listener, TOPICS)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(listener)
-        thread = threading.Thread(target=executor.spin, daemon=True)
-        thread.start()
         player = None
         try:
             node.wait_for_text("model ")
@@ -121,10 +111,6 @@ def run_online(model: Path, rate: float, folder: Path) -> Recorder:
             for process in (node, player):
                 if process is not None and process.process.poll() is None:
                     process.stop()
-            executor.shutdown()
-            thread.join(5)
-            listener.destroy_node()
-            rclpy.shutdown(context=context)
     return recorder
 
 

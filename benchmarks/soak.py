@@ -22,7 +22,6 @@ import math
 import re
 import struct
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +29,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rosbags.highlevel import AnyReader
 from tqdm import tqdm
@@ -40,7 +38,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "test"), str(ROOT / "test/ros")]
 
-from ros_graph import Process, domain, wait_until  # noqa: E402
+from ros_graph import Process, domain, listening, wait_until  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 from anyseg_ros.evaluation.results import write_results  # noqa: E402
@@ -201,7 +199,11 @@ def soak(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
     returns: list[Return] = []
     listener = Listener()
     samples: list[Sample] = []
-    with domain() as number:
+
+    def subscribe(node: Node) -> None:
+        node.create_subscription(DiagnosticArray, "/anyseg/modalities", listener.take, 50)
+
+    with domain() as number, listening(number, subscribe) as (node, _):
         process = Process.start(
             "anyseg_ros.ros.node",
             [
@@ -212,14 +214,6 @@ def soak(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
             number,
             folder / "node.log",
         )
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=number)
-        node = rclpy.create_node("soak", context=context)
-        node.create_subscription(DiagnosticArray, "/anyseg/modalities", listener.take, 50)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        thread = threading.Thread(target=executor.spin, daemon=True)
-        thread.start()
         try:
             process.wait_for_text("model tiny")
             flappers = [
@@ -263,10 +257,6 @@ def soak(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
         finally:
             if process.process.poll() is None:
                 process.stop()
-            executor.shutdown()
-            thread.join(5)
-            node.destroy_node()
-            rclpy.shutdown(context=context)
     returns = [one for found in listener.open.values() for one in found]
     # One that has not been on for long when the run ends, or sent nothing yet, need not be used yet.
     counted = [one for one in returns if one.ended_s is not None and one.stamp_ns]

@@ -43,7 +43,13 @@ from training.data.published import SPLIT as PUBLISHED_SPLIT
 from training.data.sources import Frame, FrameSource, open_source
 from training.data.street import DataSetError, ImageSpec, StreetData
 from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
-from training.models.graphs import ENSEMBLE, exportable, exportable_segment, labels_and_confidence
+from training.models.graphs import (
+    ENSEMBLE,
+    add_network_options,
+    exportable,
+    exportable_segment,
+    labels_and_confidence,
+)
 from training.models.linear_fusion import LinearFusionSegmentor
 from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES, import_anyseg
 
@@ -387,18 +393,7 @@ def _arguments(arguments: list[str] | None) -> Namespace:
     )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--engine", default="auto", help="engine of an exported model")
-    parser.add_argument(
-        "--weights",
-        default="auto",
-        choices=("auto", "student", "teacher"),
-        help="of a checkpoint with an averaged teacher; auto: the teacher",
-    )
-    parser.add_argument(
-        "--prediction",
-        default=ENSEMBLE,
-        help="of a checkpoint of a Linear Fusion network: ensemble, live (mean of the live modalities' "
-        "predictions) or a modality's name",
-    )
+    add_network_options(parser)
     parser.add_argument("--frames", type=int, default=0, help="evenly chosen frames; 0: all")
     parser.add_argument(
         "--subsets",

@@ -31,6 +31,7 @@ from training.models.graphs import (
     EncodeGraph,
     FuseGraph,
     SegmentGraph,
+    add_network_options,
     exportable,
     exportable_segment,
 )
@@ -243,17 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, help="model folder to write")
-    parser.add_argument(
-        "--weights",
-        default="auto",
-        choices=("auto", "student", "teacher"),
-        help="of a checkpoint with an averaged teacher; auto: the teacher",
-    )
-    parser.add_argument(
-        "--prediction",
-        default=ENSEMBLE,
-        help="of a Linear Fusion network: ensemble, live or a modality's name",
-    )
+    add_network_options(parser)
     parser.add_argument(
         "--output-stride",
         type=int,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -22,12 +22,14 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
 
 from anyseg_ros.modality import Modality, parse_subset, subset_name
 from anyseg_ros.ros.messages import stamp_ns
 
+T = TypeVar("T")
 START_S = 30.0
 _ANSWER_S = 8.0
 _ASK_TIMES = 4
@@ -54,6 +56,26 @@ def domain() -> Iterator[int]:
             yield number
         return
     raise RuntimeError("every ROS domain from 20 to 99 is in use")
+
+
+@contextmanager
+def listening(number: int, subscribe: Callable[[Node], T]) -> Iterator[tuple[Node, T]]:
+    """A node that spins on a thread of its own; ``subscribe`` is called with it before that."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=number)
+    node = rclpy.create_node("listener", context=context)
+    made = subscribe(node)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        yield node, made
+    finally:
+        executor.shutdown()
+        thread.join(5)
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 @dataclass

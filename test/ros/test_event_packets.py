@@ -39,14 +39,8 @@ def event_packet(tmp_path_factory) -> Iterator[type[Any]]:
 
 
 @pytest.fixture
-def values(tmp_path, tiny_model):
-    return {
-        "model": str(tiny_model),
-        "calibration_file": str(rig.write_calibration(tmp_path)),
-        "threads": 1,
-        "event__type": "packets",
-        "event__topic": "/events/packets",
-    }
+def values(values):
+    return {**values, "event__type": "packets", "event__topic": "/events/packets"}
 
 
 def made_events(index: int) -> tuple[np.ndarray, ...]:

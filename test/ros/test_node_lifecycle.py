@@ -84,15 +84,6 @@ class Host:
         }
 
 
-@pytest.fixture
-def values(tmp_path, tiny_model):
-    return {
-        "model": str(tiny_model),
-        "calibration_file": str(rig.write_calibration(tmp_path)),
-        "threads": 1,
-    }
-
-
 def test_reconfigured_again_and_again_under_load(values, tmp_path):
     bag = rig.write_bag(tmp_path, 4.0)
     with domain() as number, Host(number, **values) as host:

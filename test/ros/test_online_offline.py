@@ -4,10 +4,8 @@ import json
 import threading
 
 import pytest
-import rclpy
 from evaluation import made_bag
-from rclpy.executors import SingleThreadedExecutor
-from ros_graph import Process, domain, node_arguments
+from ros_graph import Process, domain, listening, node_arguments
 
 from anyseg_ros.engine import load_engine
 from anyseg_ros.evaluation.bag import Bag
@@ -63,7 +61,7 @@ def test_online_and_offline_agree(recording, tiny_model, tmp_path):
         **{f"{m.label}.qos_depth": 50 for m in MODALITIES},
         **{f"{m.label}.qos_reliable": True for m in MODALITIES},
     }
-    with domain() as number:
+    with domain() as number, listening(number, lambda node: Recorder(node, {})) as (_, recorder):
         node = Process.start(
             "anyseg_ros.ros.node", node_arguments(parameters), number, tmp_path / "node.log"
         )
@@ -73,14 +71,6 @@ def test_online_and_offline_agree(recording, tiny_model, tmp_path):
             number,
             tmp_path / "score.log",
         )
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=number)
-        listener = rclpy.create_node("listener", context=context)
-        recorder = Recorder(listener, {})
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(listener)
-        thread = threading.Thread(target=executor.spin, daemon=True)
-        thread.start()
         try:
             node.wait_for_text("model tiny")
             score.wait_for_text("listening")
@@ -95,10 +85,6 @@ def test_online_and_offline_agree(recording, tiny_model, tmp_path):
         finally:
             ended = score.stop()
             assert node.stop() == 0, node.text()
-            executor.shutdown()
-            thread.join(5)
-            listener.destroy_node()
-            rclpy.shutdown(context=context)
 
     assert ended == 0, score.text()
     masks = {output.stamp_ns: output.labels for output in recorder.outputs}

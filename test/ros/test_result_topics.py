@@ -42,15 +42,6 @@ def vision_msgs(tmp_path_factory) -> Iterator[Any]:
         yield module
 
 
-@pytest.fixture
-def values(tmp_path, tiny_model):
-    return {
-        "model": str(tiny_model),
-        "calibration_file": str(rig.write_calibration(tmp_path)),
-        "threads": 1,
-    }
-
-
 class Listener:
     """A node of another process's kind: its own context, spun by the test."""
 

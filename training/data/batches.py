@@ -267,6 +267,11 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             trainer.world_size if trainer else 1,
             self.subset_weights,
         )
+        return self.step_loader(batches)
+
+    def step_loader(self, batches: Dataset[Any]) -> DataLoader[Any]:
+        """Loads ``batches``, one a training step, from the trainer's step on."""
+        trainer = self.trainer
         return DataLoader(
             batches,
             batch_size=None,

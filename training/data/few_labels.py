@@ -28,7 +28,6 @@ from training.data.batches import (
     Batch,
     LoaderConfig,
     StepBatches,
-    StepSampler,
     StreetDataModule,
 )
 from training.data.street import DataSetError, StreetData
@@ -301,12 +300,4 @@ class FewLabelStreet(StreetDataModule):
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
         )
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=StepSampler(
-                self.loader.steps_per_epoch, lambda: trainer.global_step if trainer else 0
-            ),
-            num_workers=self.loader.workers,
-            persistent_workers=self.loader.workers > 0,
-        )
+        return self.step_loader(batches)

@@ -9,12 +9,15 @@ convolution a level, bilinear up-sampling before arg-max, uint8 labels and confi
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.checkpoint import Weights
 from training.models.encoder import MixFeedForward
 from training.models.fast_encoder import fold_norms, run_stages
 from training.models.head import MlpHead
@@ -23,6 +26,24 @@ from training.models.network import Network
 from training.models.segmentor import AnymodalSegmentor
 
 ENSEMBLE, LIVE = "ensemble", "live"
+
+
+def add_network_options(parser: ArgumentParser) -> None:
+    """``--weights`` and ``--prediction``: which of a checkpoint's networks, and what of it."""
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        choices=get_args(Weights),
+        help="of a checkpoint with an averaged teacher; auto: the teacher",
+    )
+    parser.add_argument(
+        "--prediction",
+        default=ENSEMBLE,
+        help="of a checkpoint of a Linear Fusion network: ensemble, live (mean of the live modalities' "
+        "predictions) or a modality's name",
+    )
+
+
 """The mean of all predictions of a Linear Fusion network, or of those of the live modalities."""
 
 

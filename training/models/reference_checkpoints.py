@@ -7,7 +7,7 @@ leaves random weights. Files are read weights-only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,19 +140,7 @@ def import_m3l(
         CheckpointError: naming the keys that are missing, unknown or of another shape.
     """
     source = _of_role(read_state_dict(path), role, path)
-    renamed, unknown = {}, []
-    for name, value in source.items():
-        if _M3L_DROPPED.fullmatch(name):
-            continue
-        target = _m3l_name(name)
-        if target is None:
-            unknown.append(name)
-        else:
-            renamed[target] = value
-    if unknown:
-        raise CheckpointError(
-            f"{path} has keys that no Linear Fusion network has: {_listed(unknown)}"
-        )
+    renamed = _translated(source, _M3L_DROPPED, _m3l_name, "Linear Fusion network", path)
     try:
         first = {n.replace("norms.0.", ""): v for n, v in renamed.items() if ".norms.0." in n}
         config = SegmentorConfig(
@@ -215,17 +203,28 @@ def import_imagenet_encoder(path: Path, encoder: MixTransformer) -> None:
 
 
 def _renamed(source: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    return _translated(source, _DROPPED, _own_name, "MiT segmentor", path)
+
+
+def _translated(
+    source: Mapping[str, Tensor],
+    dropped: re.Pattern[str],
+    own_name: Callable[[str], str | None],
+    kind: str,
+    path: Path,
+) -> dict[str, Tensor]:
+    """A state dict under this project's names."""
     renamed, unknown = {}, []
     for name, value in source.items():
-        if _DROPPED.fullmatch(name):
+        if dropped.fullmatch(name):
             continue
-        target = _own_name(name)
+        target = own_name(name)
         if target is None:
             unknown.append(name)
         else:
             renamed[target] = value
     if unknown:
-        raise CheckpointError(f"{path} has keys that no MiT segmentor has: {_listed(unknown)}")
+        raise CheckpointError(f"{path} has keys that no {kind} has: {_listed(unknown)}")
     return renamed
 
 
