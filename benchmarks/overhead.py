@@ -5,9 +5,11 @@
 A driver process publishes a camera and a depth image of 640x480, 20 000 events and a scan of 64 000 points;
 the real node runs in a process of its own and is watched from inside it:
 
-- ``latency``: sets of all four sensors at a rate that the engine can follow. From the moment at which the
-  callback of a set's last message begins to the moment at which its labels are published, less the time
-  spent in the engine's calls for that set (``overhead_ms``, and as a share of the engine's).
+- ``latency``: sets of all four sensors at a rate that the engine can follow, once with all messages at the
+  same time and once 50 ms apart. From the moment at which the callback of a set's last message begins to
+  the moment at which its labels are published, less the time spent in the engine's calls for that set,
+  those ahead of that moment included (``overhead_ms``, and as a share of the engine's): negative where
+  encoding on arrival saves more than everything around the engine costs.
 - ``cpu``: at 10 Hz with an engine that computes nothing, the processor time of the node's process a second,
   against that of a bare rclpy node which receives the same messages and publishes them again.
 - ``sustained``: 30/30/30/10 Hz with an engine of 200 ms: latency in periods of the engine.
@@ -84,6 +86,8 @@ TYPES = {
 LIDAR_POINTS = 64_000
 EVENTS = 20_000
 SLOW_ENGINE_S = 0.2
+APART_S = 0.05
+"""Between two sensors' messages of one set, in the second measurement."""
 OPTICAL_FROM_BODY = (0.5, -0.5, 0.5, 0.5)
 
 
@@ -304,10 +308,10 @@ class Driver:
         with suppress(ExternalShutdownException):
             self._executor.spin()
 
-    def run(self, rates_hz: Mapping[Modality, float], seconds: float) -> None:
-        """Publish for so long."""
+    def run(self, rates_hz: Mapping[Modality, float], seconds: float, apart_s: float) -> None:
+        """Publish for so long, the first messages ``apart_s`` after one another."""
         begin = time.monotonic()
-        due = dict.fromkeys(rates_hz, begin)
+        due = {modality: begin + i * apart_s for i, modality in enumerate(rates_hz)}
         while time.monotonic() < begin + seconds:
             modality = min(due, key=lambda m: due[m])
             time.sleep(max(0.0, due[modality] - time.monotonic()))
@@ -330,7 +334,10 @@ class Driver:
 
 
 def run_case(
-    role: str, rates_hz: Mapping[Modality, float], options: argparse.Namespace
+    role: str,
+    rates_hz: Mapping[Modality, float],
+    options: argparse.Namespace,
+    apart_s: float = 0.0,
 ) -> dict[str, Any]:
     """One child process under these rates; what it noted."""
     with tempfile.TemporaryDirectory() as folder, domain() as number:
@@ -344,7 +351,9 @@ def run_case(
                 "autostart": "true",
                 "health.enabled": "false",  # the same message again and again is no sensor
                 **{f"{m.label}.topic": topic for m, topic in TOPICS.items()},
+                "max_wait_s": 0.3,  # sensors apart: the set waits for the last of them
                 **{f"{m.label}.timeout": 3.0 for m in MODALITIES},
+                **{f"{m.label}.tolerance": 0.2 for m in MODALITIES},
             }
             command += ["--", "--ros-args"]
             for name, value in parameters.items():
@@ -353,7 +362,7 @@ def run_case(
         driver = Driver(number)
         try:
             driver.wait_for_readers()
-            driver.run(rates_hz, options.seconds)
+            driver.run(rates_hz, options.seconds, apart_s)
         finally:
             child.send_signal(signal.SIGINT)
             child.wait(30)
@@ -376,26 +385,29 @@ def all_at(rate_hz: float) -> dict[Modality, float]:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the result file."""
     rows: list[dict[str, Any]] = []
-    noted = run_case("real", all_at(options.rate), options)
-    full = [i for i, used in enumerate(noted["used"]) if used == len(MODALITIES)]
-    full = full[len(full) // 10 :]
-    engine = statistics.median(noted["engine_s"][i] for i in full)
-    latency = statistics.median(noted["latency_s"][i] for i in full)
-    overhead = statistics.median(noted["latency_s"][i] - noted["engine_s"][i] for i in full)
-    rows.append(
-        {
-            "name": "latency",
-            "engine": options.engine,
-            "live_sensors": len(MODALITIES),
-            "rate_hz": options.rate,
-            "sets": len(full),
-            "latency_ms": round(1e3 * latency, 2),
-            "engine_ms": round(1e3 * engine, 2),
-            "overhead_ms": round(1e3 * overhead, 2),
-            "overhead_share": round(overhead / engine, 4),
-            "limit": "8 ms and 0.15",
-        }
-    )
+    for name, apart_s in (("latency", 0.0), ("latency, sensors apart", APART_S)):
+        noted = run_case("real", all_at(options.rate), options, apart_s)
+        full = [i for i, used in enumerate(noted["used"]) if used == len(MODALITIES)]
+        # The first tenth warms up: what is of use is encoded ahead once ten messages have shown it.
+        full = full[max(len(full) // 10, 12) :]
+        engine = statistics.median(noted["engine_s"][i] for i in full)
+        latency = statistics.median(noted["latency_s"][i] for i in full)
+        overhead = statistics.median(noted["latency_s"][i] - noted["engine_s"][i] for i in full)
+        rows.append(
+            {
+                "name": name,
+                "engine": options.engine,
+                "live_sensors": len(MODALITIES),
+                "rate_hz": options.rate,
+                "apart_ms": round(1e3 * apart_s),
+                "sets": len(full),
+                "latency_ms": round(1e3 * latency, 2),
+                "engine_ms": round(1e3 * engine, 2),
+                "overhead_ms": round(1e3 * overhead, 2),
+                "overhead_share": round(overhead / engine, 4),
+                "limit": "8 ms and 0.15",
+            }
+        )
     relay = cpu_share(run_case("relay", all_at(10.0), options))
     null = run_case("null", all_at(10.0), options)
     rows.append(
