@@ -2,21 +2,24 @@
 
     python benchmarks/online_offline.py
 
-The player sends the drive over DDS at the running node. A recorder beside the node notes every message
-and when it arrived, and the node's masks. Then the evaluation of bags gets the same messages with the
-same times of receipt. Compared are the matched sets (stamp of the anchor, and of each member that was
-used) and, where the sets are the same, the labels, pixel by pixel.
+The player sends the drive over DDS at the running node, which notes when each message came; a recorder
+beside it keeps the messages and the node's masks. Then the evaluation of bags gets the same messages in
+the node's order and with its times of receipt. Compared are the matched sets (stamp of the anchor, and of
+each member that was used) and, where the sets are the same, the labels, pixel by pixel.
 
 Once with a tiny network, so that every set is segmented, and once with the shipped one, where the node
 skips sets that a newer one overtakes.
 
-The recorder is another subscriber than the node: on a busy machine a message may reach the one a little
-earlier than the other, and a set may be given out with or without it.
+A set may still differ where the node woke up late: the evaluation gives out what has waited long enough
+at that moment exactly, the node when its timer runs, and a message may arrive in between.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,10 +46,12 @@ from anyseg_ros.evaluation.evaluate import (  # noqa: E402
 )
 from anyseg_ros.evaluation.replay import SetResult, load_settings  # noqa: E402
 from anyseg_ros.evaluation.results import write_results  # noqa: E402
+from anyseg_ros.health import HealthMonitor  # noqa: E402
 from anyseg_ros.modalities import load_calibration  # noqa: E402
 from anyseg_ros.modality import MODALITIES, Modality  # noqa: E402
 from anyseg_ros.pipeline import Segmentation  # noqa: E402
 from anyseg_ros.resources import find_model  # noqa: E402
+from anyseg_ros.ros import node as node_module  # noqa: E402
 from anyseg_ros.ros.recorder import Recorder  # noqa: E402
 from anyseg_ros.ros.transport import configure_transport  # noqa: E402
 
@@ -63,6 +68,29 @@ TOPICS: dict[Modality, tuple[str, Any]] = {
 END_NS = 200_000_000
 """After the last message: longer than a set waits and is segmented, less than a sensor's timeout."""
 Members = dict[str, int]
+Arrivals = dict[Modality, list[int]]
+"""When the node received each sensor's messages, monotonic nanoseconds."""
+
+
+def run_node(notes: Path, arguments: list[str]) -> int:
+    """The node, noting when it receives what; then the notes go to a file."""
+    arrivals: Arrivals = {modality: [] for modality in MODALITIES}
+    add, refuse = HealthMonitor.add, HealthMonitor.refuse
+
+    def noted_add(
+        self: HealthMonitor, modality: Modality, stamp_ns: int, data: Any, now_ns: int
+    ) -> Any:
+        arrivals[modality].append(now_ns)
+        return add(self, modality, stamp_ns, data, now_ns)
+
+    def noted_refuse(self: HealthMonitor, modality: Modality, reason: str, now_ns: int) -> Any:
+        arrivals[modality].append(now_ns)
+        return refuse(self, modality, reason, now_ns)
+
+    HealthMonitor.add, HealthMonitor.refuse = noted_add, noted_refuse  # type: ignore[method-assign]
+    status = node_module.main([sys.argv[0], *arguments])
+    notes.write_text(json.dumps({m.label: times for m, times in arrivals.items()}))
+    return status
 
 
 class Keep(Listener):
@@ -76,8 +104,8 @@ class Keep(Listener):
         self.sets[output.stamp_ns] = (members, output.labels)
 
 
-def run_online(model: Path, rate: float, folder: Path) -> Recorder:
-    """Play the drive at the node; returns what was received and what came out."""
+def run_online(model: Path, rate: float, folder: Path) -> tuple[Recorder, Arrivals]:
+    """Play the drive at the node; returns what was sent and what came out, and the node's notes."""
     parameters = ["-p", f"model:={model}", "-p", f"calibration_file:={CALIBRATION}"]
     parameters += ["-p", "threads:=1", "-p", "autostart:=true", "-p", "output_reliable:=true"]
     for modality in MODALITIES:
@@ -85,12 +113,17 @@ def run_online(model: Path, rate: float, folder: Path) -> Recorder:
         parameters += ["-p", f"{modality.label}.qos_depth:=50"]
     with domain() as number, listening(number, lambda node: Recorder(node, TOPICS)) as heard:
         _, recorder = heard
-        node = Process.start(
-            "anyseg_ros.ros.node",
-            ["--ros-args", "--params-file", str(PARAMETERS), *parameters],
-            number,
-            folder / "node.log",
-        )
+        notes = folder / "arrivals.json"
+        arguments = ["--ros-args", "--params-file", str(PARAMETERS), *parameters]
+        log = folder / "node.log"
+        with log.open("w") as output:
+            child = subprocess.Popen(
+                [sys.executable, __file__, "--node", str(notes), "--", *arguments],
+                env={**os.environ, "ROS_DOMAIN_ID": str(number), "PYTHONUNBUFFERED": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        node = Process(child, log)
         player = None
         try:
             node.wait_for_text("model ")
@@ -111,16 +144,23 @@ def run_online(model: Path, rate: float, folder: Path) -> Recorder:
             for process in (node, player):
                 if process is not None and process.process.poll() is None:
                     process.stop()
-    return recorder
+    noted = json.loads(notes.read_text())
+    return recorder, {modality: noted[modality.label] for modality in MODALITIES}
 
 
-def write_arrivals(recorder: Recorder, path: Path) -> Path:
-    """A bag of the messages in the order in which they arrived."""
+def write_arrivals(recorder: Recorder, noted: Arrivals, path: Path) -> Path:
+    """A bag of the messages in the order in which they arrived at the node."""
     store = known_types()
+    for modality, receipts in recorder.inputs.items():
+        if len(receipts) != len(noted[modality]):
+            raise SystemExit(
+                f"{modality.label}: the node received {len(noted[modality])} messages, the recorder "
+                f"{len(receipts)}: nothing can be compared; run it again on a quieter machine"
+            )
     arrivals = sorted(
-        (receipt.received_ns, modality, receipt.serialized)
+        (received_ns, modality, receipt.serialized)
         for modality, receipts in recorder.inputs.items()
-        for receipt in receipts
+        for received_ns, receipt in zip(noted[modality], receipts, strict=True)
     )
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = {
@@ -193,14 +233,19 @@ def main() -> int:
     parser.add_argument("--model", default="", help="model folder or name (default: the shipped)")
     parser.add_argument("--rate", type=float, default=1.0, help="speed of the drive")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
+    given = sys.argv[1:]
+    own = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:own])
+    if options.node:
+        return run_node(options.node, given[own + 1 :])
     configure_transport()
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory(prefix="anyseg-agreement-") as folder:
         models = [write_tiny_model(Path(folder) / "tiny"), find_model(options.model)]
         for model in models:
-            recorder = run_online(model, options.rate, Path(folder))
-            arrivals = write_arrivals(recorder, Path(folder) / f"arrivals_{model.name}")
+            recorder, noted = run_online(model, options.rate, Path(folder))
+            arrivals = write_arrivals(recorder, noted, Path(folder) / f"arrivals_{model.name}")
             offline = run_offline(arrivals, model)
             rows.append({"model": model.name, "rate": options.rate, **compare(recorder, offline)})
             for key, value in rows[-1].items():
@@ -209,7 +254,7 @@ def main() -> int:
     if options.model:
         command += f" --model {options.model}"
     notes = (
-        "The shipped drive over DDS at the node; the same messages with the same times of receipt "
+        "The shipped drive over DDS at the node; the same messages with the node's times of receipt "
         "through the evaluation of bags. same_sets: anchor and every used member have the same stamps. "
         "Sets that the node skipped because a newer one was there are in sets_offline only. "
         "sets_after_the_end: the node's alone. When the drive ends, its sensors time out one after another, "
