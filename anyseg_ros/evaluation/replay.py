@@ -20,6 +20,7 @@ from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.faults import Delivery, FaultInjector
 from anyseg_ros.evaluation.outages import Outage
+from anyseg_ros.evaluation.read_ahead import read_ahead
 from anyseg_ros.evaluation.sources import WINDOWED_KINDS, Decoder, Rig, SourceError, Sources
 from anyseg_ros.health import HealthMonitor, HealthSettings
 from anyseg_ros.health_parameters import consistency_settings, health_settings, parameter_values
@@ -29,6 +30,7 @@ from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
 from anyseg_ros.sync import MatchedSet, StreamConfig, Synchronizer
 
 Clock = Literal["log", "stamps"]
+_READ_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,10 @@ class BagArrivals:
         self.bag_time_s = 0.0
 
     def __iter__(self) -> Iterator[Arrival]:
+        # Decoded while the network runs.
+        return read_ahead(self._read(), _READ_AHEAD)
+
+    def _read(self) -> Iterator[Arrival]:
         start = self._bag.start_ns
         stamp_origin: int | None = None
         now = start

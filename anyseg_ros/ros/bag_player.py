@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import queue
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from rosbags.interfaces import Connection
 from anyseg_ros.evaluation.bag import known_types
 from anyseg_ros.evaluation.faults import DATA_TYPES, Delivery, FaultInjector
 from anyseg_ros.evaluation.outages import Outage, OutageError, load_outages
+from anyseg_ros.evaluation.read_ahead import read_ahead
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.transport import configure_transport
 
@@ -254,59 +254,29 @@ class BagPlayer:
                 return
             publisher.wait_for_all_acked(Duration(seconds=remaining))
 
-    def _messages(self, stop: threading.Event) -> Iterator[RecordedMessage]:
-        """Messages in order of log time, read ahead on a thread so that no read delays a message."""
-        ahead: queue.Queue[RecordedMessage | BaseException | None] = queue.Queue(_PREFETCH)
+    def _messages(self) -> Iterator[RecordedMessage]:
+        """Messages in order of log time."""
         origin = self._reader.start_time
         first = origin + int(self._options.start_offset_s * _NS)
         last = None
         if self._options.duration_s is not None:
             last = first + int(self._options.duration_s * _NS)
-
-        def put(item: RecordedMessage | BaseException | None) -> None:
-            while not stop.is_set():
-                try:
-                    ahead.put(item, timeout=0.1)
-                    return
-                except queue.Full:
-                    continue
-
-        def read() -> None:
-            try:
-                for connection, log_time, data in self._reader.messages(
-                    self._connections, start=first, stop=last
-                ):
-                    if stop.is_set():
-                        return
-                    put(
-                        RecordedMessage(
-                            connection.topic,
-                            connection.msgtype,
-                            log_time - origin,
-                            log_time,
-                            bytes(data),
-                        )
-                    )
-                put(None)
-            except Exception as error:
-                put(error)
-
-        thread = threading.Thread(target=read, name="bag-reader", daemon=True)
-        thread.start()
         try:
-            while (item := ahead.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise BagError(f"the bag is damaged: {item}") from item
-                yield item
-        finally:
-            stop.set()
-            thread.join()
+            for connection, log_time, data in self._reader.messages(
+                self._connections, start=first, stop=last
+            ):
+                yield RecordedMessage(
+                    connection.topic, connection.msgtype, log_time - origin, log_time, bytes(data)
+                )
+        except Exception as error:  # a damaged bag may break the reader in any way
+            raise BagError(f"the bag is damaged: {error}") from error
 
-    def _deliveries(self, stop: threading.Event) -> Iterator[Delivery[RecordedMessage]]:
+    def _deliveries(self) -> Generator[Delivery[RecordedMessage], None, None]:
         """What is sent, in order of time, after the timetable's faults."""
         faults: FaultInjector[RecordedMessage] = FaultInjector(self._outages)
         withheld, changed = self.withheld, self.changed
-        for message in self._messages(stop):
+        # Read ahead, so that no read delays a message.
+        for message in read_ahead(self._messages(), _PREFETCH):
             yield from faults.feed(
                 sensor_of(message.topic, self._namespaces),
                 message.topic,
@@ -319,24 +289,24 @@ class BagPlayer:
         yield from faults.flush()
 
     def _play_once(self) -> None:
-        stop = threading.Event()
         begin_s = self._options.start_offset_s
         started = time.monotonic()
         next_clock_ns = 0
-        for delivery in self._deliveries(stop):
-            message, data = delivery.item, delivery.item.data
-            due = started + (delivery.time_s - begin_s) / self._options.rate
-            if delivery.message is not None:
-                typestore = self._reader.typestore
-                data = bytes(typestore.serialize_cdr(delivery.message, message.type))
-            if self._clock is not None:
-                log_time_ns = self._reader.start_time + round(delivery.time_s * _NS)
-                next_clock_ns = self._run_clock(log_time_ns, due, next_clock_ns)
-            if not _sleep_until(due):
-                return
-            self._publishers[message.topic].publish(data)
-            self.published[message.topic] += 1
-            self.worst_lag_s = max(self.worst_lag_s, time.monotonic() - due)
+        with closing(self._deliveries()) as deliveries:
+            for delivery in deliveries:
+                message, data = delivery.item, delivery.item.data
+                due = started + (delivery.time_s - begin_s) / self._options.rate
+                if delivery.message is not None:
+                    typestore = self._reader.typestore
+                    data = bytes(typestore.serialize_cdr(delivery.message, message.type))
+                if self._clock is not None:
+                    log_time_ns = self._reader.start_time + round(delivery.time_s * _NS)
+                    next_clock_ns = self._run_clock(log_time_ns, due, next_clock_ns)
+                if not _sleep_until(due):
+                    return
+                self._publishers[message.topic].publish(data)
+                self.published[message.topic] += 1
+                self.worst_lag_s = max(self.worst_lag_s, time.monotonic() - due)
 
     def _run_clock(self, log_time_ns: int, due: float, next_clock_ns: int) -> int:
         """Publish ``/clock`` up to a message's log time, at the pace of the bag."""
