@@ -17,6 +17,7 @@ from anyseg_ros.modalities.projection import (
     linear_byte,
     splat,
     splat_size,
+    visible_points,
 )
 from anyseg_ros.modalities.sensor_data import DepthFrame
 from anyseg_ros.modality import Modality
@@ -71,14 +72,16 @@ class DepthImageBuilder:
         if not ahead.all():
             points = points.T[:, ahead].T
         target = self._grid.input_camera
-        values = self._encode(points[:, 2], -points[:, 1])
-        return splat(
-            target.project(points),
-            points[:, 2],
-            values,
-            (target.height, target.width),
-            splat_size(camera, self._grid),
-        )
+        metres, height_m = points[:, 2], -points[:, 1]
+        shape, size = (target.height, target.width), splat_size(camera, self._grid)
+        if self._name == "minmax":  # of all points, those that others hide too
+            return splat(
+                target.project(points), metres, self._encode(metres, height_m), shape, size
+            )
+        where, which = visible_points(target.project(points), metres, shape, size)
+        picture = np.zeros((target.height * target.width, 3), np.uint8)
+        picture[where] = self._encode(metres.take(which), height_m.take(which))
+        return picture.reshape(*shape, 3)
 
     def _encode(
         self,

@@ -101,24 +101,20 @@ class RotationWarp:
         return warped
 
 
-def splat(
-    pixels: FloatArray,
-    depth: FloatArray,
-    values: npt.NDArray[np.uint8],
-    shape: tuple[int, int],
-    size: tuple[int, int],
-) -> npt.NDArray[np.uint8]:
+def visible_points(
+    pixels: FloatArray, depth: FloatArray, shape: tuple[int, int], size: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Draw points as small rectangles; where they overlap, the nearest stays visible.
 
     Args:
         pixels: float[N, 2], (u, v) with pixel centres at integers.
         depth: float[N], metres; decides what hides what.
-        values: uint8[N, 3].
         shape: (height, width) of the picture.
         size: (width, height) of the rectangle in pixels.
 
     Returns:
-        uint8[H, W, 3], 0 where there is no point.
+        int64[K], the pixels that show a point, as indices into the flat picture; int64[K], the point
+        that each of them shows.
     """
     height, width = shape
     shift = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2], pixels.dtype)
@@ -133,23 +129,40 @@ def splat(
     left, top = across.take(inside).astype(np.int32), down.take(inside).astype(np.int32)
     index = (top + size[1] - 1) * columns + left + size[0] - 1
 
-    # One number a point, nearness before colour: the largest number is the nearest point.
-    near = np.maximum(depth.take(inside), 0.0).astype(np.float64)
-    nearness = (2.0**39 / (1.0 + near)).astype(np.uint64)
-    red, green, blue = (channel.take(inside).astype(np.uint64) for channel in values.T)
-    key = nearness << 24 | red << 16 | green << 8 | blue
+    # One number a point, nearness before its own index: the largest number is the nearest point. The bits
+    # of positive floats are ordered as the floats are. Adding 0 makes a negative zero a positive one.
+    near = np.maximum(depth.take(inside), 0.0).astype(np.float32) + np.float32(0.0)
+    key = np.uint64(0xFFFFFFFF) - near.view(np.uint32)
+    key <<= np.uint64(32)
+    key |= (inside + 1).view(np.uint64)
     canvas = np.zeros(rows * columns, np.uint64)
     np.maximum.at(canvas, index, key)
 
     # Growing each point to a rectangle is a running maximum along rows, then along columns.
     wide = canvas.reshape(rows, columns)
-    grown = wide[:, size[0] - 1 :].copy()
+    grown = wide[:, size[0] - 1 :]
     for step in range(size[0] - 1):
-        np.maximum(grown, wide[:, step : step + width], out=grown)
-    tall = grown[size[1] - 1 :].copy()
+        grown = np.maximum(grown, wide[:, step : step + width])
+    tall = grown[size[1] - 1 :]
     for step in range(size[1] - 1):
-        np.maximum(tall, grown[step : step + height], out=tall)
-    return tall.astype("<u8").view(np.uint8).reshape(height, width, 8)[..., 2::-1].copy()
+        tall = np.maximum(tall, grown[step : step + height])
+    shown = tall.astype(np.uint32).ravel()
+    where = np.flatnonzero(shown)
+    return where, shown.take(where).astype(np.int64) - 1
+
+
+def splat(
+    pixels: FloatArray,
+    depth: FloatArray,
+    values: npt.NDArray[np.uint8],
+    shape: tuple[int, int],
+    size: tuple[int, int],
+) -> npt.NDArray[np.uint8]:
+    """The picture uint8[H, W, 3] of :func:`visible_points` with ``values`` uint8[N, 3]; 0 elsewhere."""
+    where, which = visible_points(pixels, depth, shape, size)
+    picture = np.zeros((shape[0] * shape[1], 3), np.uint8)
+    picture[where] = values[which]
+    return picture.reshape(*shape, 3)
 
 
 def splat_size(camera: CameraModel, grid: SegmentationGrid) -> tuple[int, int]:
