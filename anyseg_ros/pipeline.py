@@ -36,8 +36,8 @@ from anyseg_ros.sync import MatchedSet, Member
 OutputSize = Literal["model", "camera"]
 _BUILDERS = 2
 """Threads for a set's images: one is dearer than the other three together."""
-_PREPARED = 3
-"""Members encoded ahead of their set that are kept a modality: more than a fast anchor opens at once."""
+_PREPARED = 4
+"""Members encoded ahead of their set that are kept a modality; the earliest, as their sets come first."""
 
 
 class NoUsableInputError(RuntimeError):
@@ -86,6 +86,8 @@ class _Encoded:
     """Epoch and stamp of the member it was made from."""
     image: npt.NDArray[np.uint8]
     features: Features
+    message: Any = None
+    """The member's message, if it was encoded ahead of its set: stamps may lie, messages do not."""
     early_s: float = 0.0
     """Seconds it took, if that was before its set was complete."""
 
@@ -191,26 +193,33 @@ class Pipeline:
         image = self.build_image(modality, _sensor_data(message), end_stamp_ns)
         return self._engine.encode(image[None], np.array([int(modality)], np.int64))[0]
 
-    def prepare(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> None:
+    def prepare(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> bool:
         """Build and encode what will presumably be a member of the next set, before that is complete.
+
+        Does nothing if that was done, or if as much as is kept waits for its set already.
 
         Args:
             message: as in a :class:`~anyseg_ros.sync.Member`.
             stamp_ns: the member's stamp.
             epoch: the set's epoch.
 
+        Returns:
+            Whether it was encoded.
+
         Raises:
             ModalityError: if the sensor is not calibrated, or the data cannot be used.
         """
         key = (epoch, stamp_ns)
         prepared = self._prepared.setdefault(modality, [])
-        if modality not in self._engine.card.modalities or any(e.key == key for e in prepared):
-            return
+        if modality not in self._engine.card.modalities or len(prepared) == _PREPARED:
+            return False
+        if any(e.key == key and _same_message(e.message, message) for e in prepared):
+            return False
         began = time.perf_counter()
         image = self.build_image(modality, _sensor_data(message), stamp_ns)
         features = self._engine.encode(image[None], np.array([int(modality)], np.int64))[0]
-        prepared.append(_Encoded(key, image, features, time.perf_counter() - began))
-        del prepared[:-_PREPARED]
+        prepared.append(_Encoded(key, image, features, message, time.perf_counter() - began))
+        return True
 
     def segment(self, matched: MatchedSet) -> Segmentation:
         """Segment one matched set.
@@ -231,8 +240,9 @@ class Pipeline:
         keys = {m: (matched.epoch, member.stamp_ns) for m, member in matched.members.items()}
         for modality, key in keys.items():
             prepared = self._prepared.get(modality, [])
+            message = matched.members[modality].message
             for found in prepared:
-                if found.key == key:
+                if found.key == key and _same_message(found.message, message):
                     self._cache[modality] = found
                     early_s += found.early_s
             self._prepared[modality] = [e for e in prepared if e.key > key]
@@ -247,8 +257,10 @@ class Pipeline:
         missing = {
             m: member for m, member in matched.members.items() if m not in images and m not in shed
         }
-        # Side by side: numpy and OpenCV leave the interpreter to others, and nothing else runs yet.
-        build = map if len(missing) < 2 else self._builds.map
+        # Side by side: numpy and OpenCV leave the interpreter to others, and nothing else runs yet. A
+        # latency budget is kept by adding up what each image takes alone.
+        alone = len(missing) < 2 or self.load.budget_s > 0
+        build = map if alone else self._builds.map
         built_images = build(self._build_member, missing, missing.values())
         for modality, (image, error, seconds) in sorted(
             zip(missing, built_images, strict=True), key=itemgetter(0)
@@ -312,6 +324,12 @@ class Pipeline:
             labels[self._border] = IGNORE_ID
             confidence[self._border] = 0
         return labels, confidence
+
+
+def _same_message(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+    return one is other
 
 
 def _sensor_data(message: Any) -> SensorData:

@@ -120,8 +120,34 @@ def test_what_was_prepared_is_not_encoded_with_its_set_and_gives_the_same(engine
     pipeline.recalibrate(rig(*MODALITIES))
     pipeline.segment(matched(4000, epoch=1, depth=(3990, depth)))
     assert engine.encoded[-3:] == [["depth"], ["depth"], ["depth"]]
+    # Not another message of the same stamp.
+    pipeline.prepare(Modality.DEPTH, DepthFrame(np.full((64, 128), 9.0, np.float32)), 4990, 1)
+    twin = pipeline.segment(matched(5000, epoch=1, depth=(4990, depth)))
+    assert twin.timings.early_s == 0 and engine.encoded[-1] == ["depth"]
     with pytest.raises(ModalityError):
         Pipeline(engine, rig()).prepare(Modality.DEPTH, depth, 1, 0)
+
+
+def test_what_comes_first_is_prepared_while_many_sets_are_open(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    frames = [DepthFrame(np.full((64, 128), 5.0 + i, np.float32)) for i in range(6)]
+    done = [pipeline.prepare(Modality.DEPTH, frame, i, 0) for i, frame in enumerate(frames)]
+    assert done == [True] * 4 + [False] * 2
+    early = [
+        pipeline.segment(matched(10 + i, depth=(i, frame))).timings.early_s > 0
+        for i, frame in enumerate(frames)
+    ]
+    assert early == done
+
+
+def test_packets_are_known_one_by_one(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    packets = [packet(900, 950), packet(960, 990)]
+    pipeline.prepare(Modality.EVENT, tuple(packets), 1000, 0)
+    assert pipeline.segment(matched(1000, event=(1000, tuple(packets)))).timings.early_s > 0
+    pipeline.prepare(Modality.EVENT, tuple(packets), 2000, 0)
+    late = (packets[0], packet(955), packets[1])
+    assert pipeline.segment(matched(2000, event=(2000, late))).timings.early_s == 0
 
 
 def test_the_same_stamp_in_another_epoch_is_encoded_again(engine):

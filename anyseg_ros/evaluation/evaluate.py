@@ -162,11 +162,12 @@ def evaluate_recording(
     set_up_s = time.perf_counter() - began
     epochs = set()
     number = 0
+    replayed = replay(arrivals, walks)
     try:
         for listener in listeners:
             listener.begin(bag, base, rig)
             begun.append(listener)
-        for name, result in replay(arrivals, walks):
+        for name, result in replayed:
             progress(arrivals.bag_time_s)
             output = result.segmentation
             truth = None
@@ -197,6 +198,7 @@ def evaluate_recording(
                     listener.take(result, output, truth)
             scoring_s += time.perf_counter() - start
     finally:
+        replayed.close()
         for listener in begun:
             listener.end()
     wall_s = time.perf_counter() - began
@@ -209,6 +211,7 @@ def evaluate_recording(
         "wall_s": wall_s,
         "set_up_s": set_up_s,
         "decode_s": arrivals.decode_s,
+        "waited_s": arrivals.waited_s,
         "build_s": sum(stages["build"]),
         "encode_s": sum(stages["encode"]),
         "fuse_s": sum(stages["fuse"]),

@@ -100,7 +100,8 @@ class FaultInjector(Generic[T]):
             sensor: whose message it is; ``None`` for one that no fault concerns.
             time_s: bag time at which it was received. Must not fall.
             item: handed back with the delivery.
-            parse: gives the message; called only where a fault looks into it.
+            parse: gives the message; called only where a fault looks into it. What cannot be read
+                or changed is broken enough: it arrives as it was recorded.
             carries_data: otherwise (CameraInfo) the message is only ever withheld.
         """
         self._take(sensor, topic, time_s, item, parse, carries_data)
@@ -173,16 +174,21 @@ class FaultInjector(Generic[T]):
                 delivery = replace(delivery, time_s=max(delivery.time_s, until))
             elif kind == "reordered":
                 swaps = True
-            elif kind == "frozen":
-                if topic.frozen is None:
-                    topic.frozen = (topic.last or parse)()
-                current = parse() if message is None else message
-                message = _with_stamp(topic.frozen, current.header.stamp)
-            elif kind in _STAMP_FAULTS:
-                current = parse() if message is None else message
-                message = _STAMP_FAULTS[kind](topic, count, current)
             else:
-                message = _change(kind, outage.sensor, parse() if message is None else message)
+                try:
+                    current = parse() if message is None else message
+                    if kind == "frozen" and topic.frozen is None:
+                        topic.frozen = (topic.last or parse)()
+                    elif kind == "stuck_stamps" and topic.twin_stamp is None:
+                        topic.twin_stamp = (topic.last or parse)().header.stamp
+                    if kind == "frozen":
+                        message = _with_stamp(topic.frozen, current.header.stamp)
+                    elif kind in _STAMP_FAULTS:
+                        message = _STAMP_FAULTS[kind](topic, count, current)
+                    else:
+                        message = _change(kind, outage.sensor, current)
+                except Exception:  # a damaged message may break reading and changing it in any way
+                    continue
         self.changed += message is not None
         delivery = replace(delivery, message=message)
         if swaps and topic.swapped is None:
@@ -213,8 +219,6 @@ def _duplicate(topic: _Topic[Any], count: int, message: Any) -> Any:
 
 
 def _stuck(topic: _Topic[Any], count: int, message: Any) -> Any:
-    if topic.twin_stamp is None:
-        topic.twin_stamp = (message if topic.last is None else topic.last()).header.stamp
     return _with_stamp(message, topic.twin_stamp)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def read_ahead(items: Iterable[T], capacity: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], capacity: int) -> Generator[T, None, None]:
     """The same items, taken from ``items`` on a thread of its own.
 
     An exception of ``items`` is raised here, after the items before it. The thread ends with the
@@ -36,7 +36,7 @@ def read_ahead(items: Iterable[T], capacity: int) -> Iterator[T]:
                 if ended.is_set():
                     return
                 put(item)
-        except Exception as error:
+        except BaseException as error:  # whatever it is, who takes the items must not wait for ever
             put(None, error)
         else:
             put(None, last=True)

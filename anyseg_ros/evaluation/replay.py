@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,8 @@ from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
 from anyseg_ros.sync import MatchedSet, StreamConfig, Synchronizer
 
 Clock = Literal["log", "stamps"]
-_READ_AHEAD = 16
+READ_AHEAD = 16
+"""messages that are decoded before they are asked for"""
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,21 @@ class BagArrivals:
         }
         self.logs = {modality: InputLog() for modality in usable}
         self.decode_s = 0.0
+        """spent on decoding, beside the network"""
+        self.waited_s = 0.0
+        """for which the network had to wait for a message"""
         self.bag_time_s = 0.0
 
-    def __iter__(self) -> Iterator[Arrival]:
+    def __iter__(self) -> Generator[Arrival, None, None]:
         # Decoded while the network runs.
-        return read_ahead(self._read(), _READ_AHEAD)
+        with closing(read_ahead(self._read(), READ_AHEAD)) as arrivals:
+            while True:
+                began = time.perf_counter()
+                arrival = next(arrivals, None)
+                self.waited_s += time.perf_counter() - began
+                if arrival is None:
+                    return
+                yield arrival
 
     def _read(self) -> Iterator[Arrival]:
         start = self._bag.start_ns
@@ -297,12 +309,7 @@ class Walk:
     def feed(self, arrival: Arrival) -> Iterator[SetResult]:
         """Take a message; gives the sets that are complete by then."""
         for delivery in self._faults.feed(
-            arrival.modality,
-            arrival.topic,
-            arrival.bag_time_s,
-            arrival,
-            arrival.decode,
-            carries_data=not arrival.error,
+            arrival.modality, arrival.topic, arrival.bag_time_s, arrival, arrival.decode
         ):
             yield from self._receive(delivery)
 
@@ -321,7 +328,7 @@ class Walk:
         if modality not in self.sensors:
             return
         stamp_ns, data = arrival.stamp_ns, arrival.data
-        if data is None:
+        if data is None and delivery.message is None:
             yield from self._segment(self.health.refuse(modality, arrival.error, now_ns), now_ns)
             return
         if delivery.message is not None or modality in self._always_decode:
@@ -336,6 +343,7 @@ class Walk:
                 sets = self.health.refuse(modality, str(error), now_ns)
                 yield from self._segment(sets, now_ns)
                 return
+        assert data is not None
         sets = self.health.add(modality, stamp_ns, data, now_ns)
         yield from self._segment(sets, now_ns)
 
@@ -442,12 +450,15 @@ class SharedEncoder:
         self._engine.close()
 
 
-def replay(arrivals: BagArrivals, walks: Mapping[str, Walk]) -> Iterator[tuple[str, SetResult]]:
-    """Lead a recording through several runs side by side."""
-    for arrival in arrivals:
-        for name, walk in walks.items():
-            for result in walk.feed(arrival):
-                yield name, result
+def replay(
+    arrivals: BagArrivals, walks: Mapping[str, Walk]
+) -> Generator[tuple[str, SetResult], None, None]:
+    """Lead a recording through several runs side by side. Close it to stop reading early."""
+    with closing(iter(arrivals)) as read:
+        for arrival in read:
+            for name, walk in walks.items():
+                for result in walk.feed(arrival):
+                    yield name, result
     for name, walk in walks.items():
         for result in walk.finish():
             yield name, result

@@ -286,7 +286,7 @@ def _tag_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _stages(timing: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where the time went: (name, seconds, share of the wall time)."""
     names = (
-        ("decode_s", "decode messages", "#94a3b8"),
+        ("waited_s", "wait for messages (decoded meanwhile)", "#94a3b8"),
         ("build_s", "build images", "#38bdf8"),
         ("encode_s", "encode", "#2563eb"),
         ("fuse_s", "fuse", "#4f46e5"),

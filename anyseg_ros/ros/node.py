@@ -373,15 +373,23 @@ class SegmentationNode(LifecycleNode):
         ):
             self._update_rig()
 
-    def _update_rig(self) -> None:
-        """Give pipeline and worker what is now known of the rig."""
-        assert self._calibration is not None and self._engine is not None
+    def _look_up_transforms(self) -> bool:
+        """Take extrinsics that are missing from TF; whether there were any."""
+        assert self._calibration is not None
+        changed = False
         if self._transforms is not None and self._transforms.available:
             grid_frame = self._calibration.grid_frame_id
             for modality, frame in self._calibration.missing_transforms().items():
                 found = self._transforms.lookup(grid_frame, frame) if grid_frame else None
                 if found is not None:
                     self._calibration.set_transform(modality, found)
+                    changed = True
+        return changed
+
+    def _update_rig(self) -> None:
+        """Give pipeline and worker what is now known of the rig."""
+        assert self._calibration is not None and self._engine is not None
+        self._look_up_transforms()
         rig = self._calibration.rig()
         if rig is None:
             return
@@ -417,7 +425,7 @@ class SegmentationNode(LifecycleNode):
         if worker is None or synchronizer is None:
             return
         epoch = synchronizer.epoch
-        if synchronizer.is_unused(modality, stamp):
+        if synchronizer.is_unused(modality, stamp, data):
             worker.prepare(modality, data, stamp, epoch)
         for key, member in synchronizer.covered().items():
             worker.prepare(key, member.message, member.stamp_ns, epoch)
@@ -525,13 +533,7 @@ class SegmentationNode(LifecycleNode):
 
     def _update_waiting(self) -> None:
         """Look again for extrinsics that were not on TF so far."""
-        assert self._calibration is not None
-        transforms = self._transforms
-        if (
-            transforms is not None
-            and transforms.available
-            and self._calibration.missing_transforms()
-        ):
+        if self._look_up_transforms():
             self._update_rig()
 
     def _sensor_status(self, modality: Modality, status: StreamStatus) -> DiagnosticStatus:

@@ -46,7 +46,8 @@ class UsePrediction:
 
     def note_use(self, stamp_ns: int) -> None:
         """A set was segmented with it."""
-        self._used.add(stamp_ns)
+        if stamp_ns in self._stamps:
+            self._used.add(stamp_ns)
 
     @property
     def expects_use(self) -> bool:
@@ -91,6 +92,7 @@ class SegmentationWorker:
         self._waiting: MatchedSet | None = None
         self._early: dict[Modality, _Early] = {}
         self._predictions = {modality: UsePrediction() for modality in Modality}
+        self._asked: dict[Modality, Any] = {}
         self._rig: RigCalibration | None = None
         self._reset = False
         self._closing = False
@@ -104,8 +106,10 @@ class SegmentationWorker:
             if self._waiting is not None:
                 self.counters.overtaken += 1
             self._waiting = matched
-            for modality in matched.members:
-                self._early.pop(modality, None)
+            for modality, member in matched.members.items():
+                early = self._early.get(modality)
+                if early is not None and early.stamp_ns <= member.stamp_ns:
+                    del self._early[modality]
             self._condition.notify()
 
     def prepare(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> None:
@@ -114,6 +118,9 @@ class SegmentationWorker:
         Returns at once. Arguments as in :meth:`~anyseg_ros.pipeline.Pipeline.prepare`.
         """
         with self._condition:
+            if self._asked.get(modality) == (epoch, stamp_ns):
+                return
+            self._asked[modality] = epoch, stamp_ns
             prediction = self._predictions[modality]
             prediction.note_message(stamp_ns)
             # What a set's thread has yet to be told of would make it useless.
@@ -185,7 +192,7 @@ class SegmentationWorker:
 
     def _prepare(self, modality: Modality, early: _Early) -> None:
         try:
-            self._pipeline.prepare(modality, early.message, early.stamp_ns, early.epoch)
-            self.counters.prepared += 1
+            done = self._pipeline.prepare(modality, early.message, early.stamp_ns, early.epoch)
+            self.counters.prepared += done
         except Exception:  # the set that it belongs to tries again, and reports it
             return

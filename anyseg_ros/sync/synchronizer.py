@@ -208,8 +208,8 @@ class Synchronizer(Generic[K]):
             deadlines.append(self._ready_ns(self._pending[0], now))
         return min(deadlines, default=None)
 
-    def is_unused(self, key: K, stamp_ns: int) -> bool:
-        """Whether a message is in hand and no set has had it so far; never of a windowed stream.
+    def is_unused(self, key: K, stamp_ns: int, message: Any) -> bool:
+        """Whether this message is in hand and no set has had it so far; never of a windowed stream.
 
         Raises:
             KeyError: if there is no such stream.
@@ -217,7 +217,7 @@ class Synchronizer(Generic[K]):
         if self._stream(key).config.windowed:
             return False
         entry = self._buffers[key].get(stamp_ns)
-        return entry is not None and not entry.used
+        return entry is not None and entry.message is message and not entry.used
 
     def covered(self) -> dict[K, Member]:
         """What windowed streams will contribute to the set that is next, as far as that is certain.

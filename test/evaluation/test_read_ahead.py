@@ -8,14 +8,17 @@ import pytest
 from anyseg_ros.evaluation.read_ahead import read_ahead
 
 
-def threads():
-    return [t for t in threading.enumerate() if t.name == "read-ahead"]
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in set(threading.enumerate()) - before if t.name == "read-ahead"]
+    assert not left
 
 
 def test_all_items_in_order_and_no_thread_left():
     assert list(read_ahead(range(1000), 3)) == list(range(1000))
     assert list(read_ahead([None, None], 1)) == [None, None]
-    assert not threads()
 
 
 def test_an_error_comes_after_what_came_before_it():
@@ -27,7 +30,7 @@ def test_an_error_comes_after_what_came_before_it():
     got = []
     with pytest.raises(OSError, match="gone"):
         got.extend(read_ahead(broken(), 10))
-    assert got == [1, 2] and not threads()
+    assert got == [1, 2]
 
 
 def test_it_runs_ahead_but_no_further_than_asked_and_stops_when_left():
@@ -46,4 +49,3 @@ def test_it_runs_ahead_but_no_further_than_asked_and_stops_when_left():
     time.sleep(0.15)
     assert len(taken) == 7, "one given out, five wait, one is held by the thread"
     ahead.close()
-    assert not threads()

@@ -8,7 +8,7 @@ import pytest
 from test_pipeline import CountingEngine, gray, matched, rig
 
 from anyseg_ros.engine import load_engine
-from anyseg_ros.modalities import DepthFrame
+from anyseg_ros.modalities import DepthFrame, ModalityError
 from anyseg_ros.modality import MODALITIES
 from anyseg_ros.pipeline import Pipeline
 from anyseg_ros.ros.worker import SegmentationWorker, UsePrediction
@@ -89,12 +89,14 @@ def test_what_was_of_use_is_encoded_before_its_set_is_complete(worker):
     worker.prepare(DEPTH, far(), 1, 0)
     segment_both(worker, range(2, 12))
     drain(worker)
-    worker.prepare(DEPTH, far(), 20, 0)
+    message = far()
+    worker.prepare(DEPTH, message, 20, 0)
+    worker.prepare(DEPTH, message, 20, 0)  # as with each packet while its set is open
     worker.engine.gate.release()
-    until(lambda: worker.counters.prepared >= 1 and worker.engine.encoded == [["depth"]])
+    until(lambda: worker.engine.encoded == [["depth"]])
     worker.engine.gate.release()
     count = len(worker.results)
-    worker.submit(matched(21, camera=(21, gray(21)), depth=(20, far())))
+    worker.submit(matched(21, camera=(21, gray(21)), depth=(20, message)))
     until(lambda: len(worker.results) > count)
     assert worker.engine.encoded == [["depth"], ["camera"]]
     assert worker.results[-1].used == (CAMERA, DEPTH)
@@ -108,9 +110,9 @@ def test_a_set_goes_first_and_takes_its_members_along(worker):
     until(worker.engine.busy.is_set)  # at the gate with 20
     worker.prepare(CAMERA, gray(1), 21, 0)  # never used before: not even tried
     worker.prepare(DEPTH, far(), 30, 0)
+    count = len(worker.results)
     worker.submit(matched(31, camera=(31, gray(31)), depth=(30, far())))
     worker.engine.gate.release(3)
-    count = len(worker.results)
     until(lambda: len(worker.results) > count)
     assert worker.engine.encoded == [["depth"], ["camera", "depth"]]
     time.sleep(0.05)
@@ -134,9 +136,38 @@ def test_what_belongs_to_another_time_is_forgotten(worker):
 def test_a_message_that_cannot_be_encoded_is_left_to_its_set(worker):
     segment_both(worker, range(2, 14))
     drain(worker)
-    worker.prepare(DEPTH, DepthFrame(np.zeros((0, 0), np.float32)), 20, 0)
+    tried = threading.Event()
+
+    def broken():
+        tried.set()
+        raise ModalityError("cut short")
+
+    before, count = worker.counters.prepared, len(worker.results)
+    worker.prepare(DEPTH, broken, 20, 0)
+    assert tried.wait(20)
     worker.engine.gate.release(9)
-    count = len(worker.results)
-    worker.submit(matched(21, camera=(21, gray(21))))
+    worker.submit(matched(21, camera=(21, gray(21)), depth=(20, broken)))
     until(lambda: len(worker.results) > count)
     assert worker.results[-1].used == (CAMERA,)
+    assert worker.results[-1].skipped == {DEPTH: "cut short"}
+    assert worker.counters.prepared == before
+
+
+def test_what_was_encoded_is_of_the_message_itself_not_of_its_stamp(worker):
+    segment_both(worker, range(2, 14))
+    drain(worker)
+    before, count = worker.counters.prepared, len(worker.results)
+    worker.engine.gate.release(9)
+    worker.prepare(DEPTH, far(), 20, 0)
+    until(lambda: worker.counters.prepared > before)
+    near = DepthFrame(np.full((64, 128), 1.0, np.float32))
+    worker.submit(matched(21, camera=(21, gray(21)), depth=(20, near)))
+    until(lambda: len(worker.results) > count)
+    assert worker.engine.encoded == [["depth"], ["camera", "depth"]]
+
+
+def test_what_is_remembered_of_use_is_bounded():
+    prediction = UsePrediction()
+    for stamp in range(1000):
+        prediction.note_use(stamp)
+    assert not prediction._used

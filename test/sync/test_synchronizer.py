@@ -197,18 +197,20 @@ def test_what_is_certain_of_the_next_set_is_told_before_it_is_complete():
     sync.add("lidar", 0, "scan", 2 * MS)
     for end in range(0, 70, 33):
         sync.add("event", end * MS, f"to {end}", (end + 3) * MS)
-    assert sync.covered() == {} and not sync.is_unused("camera", 0)
+    assert sync.covered() == {} and not sync.is_unused("camera", 0, "first")
     assert sync.add("camera", 80 * MS, "image", 90 * MS) == []
     assert sync.covered() == {}, "what ends before the set's stamp may still be covered"
     assert sync.add("event", 99 * MS, "to 99", 102 * MS) == []
     told = sync.covered()["event"]
     assert (told.stamp_ns, told.message) == (80 * MS, ("to 33", "to 66", "to 99"))
-    assert sync.is_unused("camera", 80 * MS) and not sync.is_unused("event", 99 * MS)
+    assert sync.is_unused("camera", 80 * MS, "image")
+    assert not sync.is_unused("camera", 80 * MS, "a twin that was refused")
+    assert not sync.is_unused("event", 99 * MS, "to 99")
     (matched,) = sync.add("lidar", 85 * MS, "scan", 110 * MS)
     assert matched.members["event"] == told
-    assert sync.covered() == {} and not sync.is_unused("camera", 80 * MS)
+    assert sync.covered() == {} and not sync.is_unused("camera", 80 * MS, "image")
     with pytest.raises(KeyError):
-        sync.is_unused("radar", 0)
+        sync.is_unused("radar", 0, "echo")
 
 
 def test_windowed_coverage_that_ends_early_is_cut_there_and_held_once_used():

@@ -26,6 +26,7 @@ from training.models.network import Network
 from training.models.segmentor import AnymodalSegmentor
 
 ENSEMBLE, LIVE = "ensemble", "live"
+"""The mean of all predictions of a Linear Fusion network, or of those of the live modalities."""
 
 
 def add_network_options(parser: ArgumentParser) -> None:
@@ -42,9 +43,6 @@ def add_network_options(parser: ArgumentParser) -> None:
         help="of a checkpoint of a Linear Fusion network: ensemble, live (mean of the live modalities' "
         "predictions) or a modality's name",
     )
-
-
-"""The mean of all predictions of a Linear Fusion network, or of those of the live modalities."""
 
 
 class ConvolutionalFeedForward(nn.Module):
