@@ -74,6 +74,23 @@ def test_the_page_is_whole_and_needs_nothing_else(reported):
     assert len(text) < 3_000_000
 
 
+def test_the_page_says_which_moments_its_rows_are_about(reported, recording, tiny_model, tmp_path):
+    assert "so all rows are about the same" in (reported / "index.html").read_text()
+    arguments = [
+        "--model",
+        str(tiny_model),
+        "--out",
+        str(tmp_path),
+        "--every",
+        "5",
+        "--threads",
+        "1",
+    ]
+    assert main([str(recording), *arguments]) == DONE
+    text = (tmp_path / "drive" / "index.html").read_text()
+    assert "so all rows are about the same" not in text and "(<code>--every</code>)" in text
+
+
 def test_the_page_shows_in_a_real_browser(reported, tmp_path):
     browser = next(
         (b for n in ("chromium", "chromium-browser", "google-chrome") if (b := shutil.which(n))),
