@@ -9,18 +9,24 @@ import numpy.typing as npt
 from anyseg_ros.modalities.calibration import SensorCalibration
 from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
 from anyseg_ros.modalities.errors import ModalityError
-from anyseg_ros.modalities.geometry import FloatArray, SegmentationGrid
+from anyseg_ros.modalities.geometry import (
+    CameraModel,
+    FloatArray,
+    RigidTransform,
+    SegmentationGrid,
+)
 from anyseg_ros.modalities.projection import (
+    NearestPoints,
     camera_for_image,
     inverse_log,
     is_registered,
     linear_byte,
-    splat,
     splat_size,
-    visible_points,
 )
 from anyseg_ros.modalities.sensor_data import DepthFrame
 from anyseg_ros.modality import Modality
+
+_NEAREST_M = 1e-3
 
 
 class DepthImageBuilder:
@@ -40,7 +46,7 @@ class DepthImageBuilder:
         self._name = spec.name
         self._grid = grid
         self._sensor = sensor
-        self._rays: dict[tuple[int, int], FloatArray] = {}
+        self._reprojection: _Reprojection | None = None
         self._grid_slope_y = grid.input_camera.rays()[..., 1]
 
     def build(self, frame: DepthFrame) -> npt.NDArray[np.uint8]:
@@ -59,41 +65,35 @@ class DepthImageBuilder:
             image = self._encode(placed, -placed * self._grid_slope_y, self._grid.letterbox.content)
             return np.ascontiguousarray(image)
 
-        if (width, height) not in self._rays:
-            rays = np.ascontiguousarray(camera.rays().reshape(-1, 3).T)
-            self._rays = {(width, height): rays}
-        metres = depth.ravel()
-        rays = self._rays[width, height]
-        valid = (metres > 0) & (metres < np.inf)
-        if not valid.all():
-            metres, rays = metres[valid], rays[:, valid]
-        points = self._sensor.grid_from_sensor.apply((rays * metres).T)
-        ahead = points[:, 2] > 1e-3
-        if not ahead.all():
-            points = points.T[:, ahead].T
+        if self._reprojection is None or self._reprojection.camera != camera:
+            self._reprojection = _Reprojection(camera, self._grid, self._sensor.grid_from_sensor)
+        where, metres, height_m, farthest_m = self._reprojection(depth)
         target = self._grid.input_camera
-        metres, height_m = points[:, 2], -points[:, 1]
-        shape, size = (target.height, target.width), splat_size(camera, self._grid)
-        if self._name == "minmax":  # of all points, those that others hide too
-            return splat(
-                target.project(points), metres, self._encode(metres, height_m), shape, size
-            )
-        where, which = visible_points(target.project(points), metres, shape, size)
         picture = np.zeros((target.height * target.width, 3), np.uint8)
-        picture[where] = self._encode(metres.take(which), height_m.take(which))
-        return picture.reshape(*shape, 3)
+        picture[where] = self._encode(metres, height_m, farthest_m=farthest_m)
+        return picture.reshape(target.height, target.width, 3)
 
     def _encode(
         self,
         depth_m: FloatArray,
         height_m: FloatArray,
         content: tuple[slice, slice] | None = None,
+        farthest_m: float = 0.0,
     ) -> npt.NDArray[np.uint8]:
-        """``[...]`` metres to uint8 ``[..., 3]``; ``content`` is the part that an image fills."""
+        """``[...]`` metres to uint8 ``[..., 3]``.
+
+        Args:
+            content: the part that an image fills; ``None`` for reprojected points.
+            farthest_m: of all reprojected points, those that others hide too.
+        """
         settings = self._settings
         if self._name == "minmax":
-            # Reprojected points leave gaps, which count as well.
-            gray = minmax(depth_m, complete=content is not None, within=content)
+            # Reprojected points leave gaps, which count as a depth of 0.
+            gray = (
+                linear_byte(depth_m, 0.0, farthest_m)
+                if content is None
+                else minmax(depth_m, within=content)
+            )
             return _last([gray, gray, gray])
         near = inverse_log(depth_m, settings["min_m"], settings["max_m"])
         if self._name == "inverse_log":
@@ -102,27 +102,77 @@ class DepthImageBuilder:
         return _last([near, np.where(near > 0, up, np.uint8(0)), near])
 
 
+class _Reprojection:
+    """Moves the pixels of one camera's depth images into the grid, by what is known before an image is."""
+
+    def __init__(
+        self, camera: CameraModel, grid: SegmentationGrid, grid_from_sensor: RigidTransform
+    ) -> None:
+        self.camera = camera
+        target = grid.input_camera
+        self._shape = (target.height, target.width)
+        self._size = splat_size(camera, grid)
+        # Rotation and intrinsics at once: a pixel's place times its depth is linear in its sensor's depth.
+        turned = camera.rays().reshape(-1, 3).astype(np.float64) @ grid_from_sensor.rotation.T
+        self._rows = np.ascontiguousarray((turned @ target.matrix.T).T, np.float32)
+        self._offsets = [float(o) for o in target.matrix @ grid_from_sensor.translation]
+        self._down = np.ascontiguousarray(turned[:, 1], np.float32)
+        self._down_offset = float(grid_from_sensor.translation[1])
+
+    def __call__(
+        self, depth: FloatArray
+    ) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray, float]:
+        """Reproject ``depth`` float[h, w] in metres.
+
+        Returns:
+            int64[K], the grid's pixels that show something, as indices into its flat picture; float[K], their
+            depth in the grid; float[K], their height over its optical centre; the largest depth of all
+            points, hidden ones included. In metres.
+        """
+        metres = depth.ravel().astype(np.float32, copy=False)
+        canvas = NearestPoints(self._shape, self._size)
+        farthest = 0.0
+        for start in range(0, len(metres), canvas.CHUNK):
+            part = slice(start, start + canvas.CHUNK)
+            near = metres[part]
+            with np.errstate(all="ignore"):  # where there is no depth
+                across, down, away = (
+                    row[part] * near + np.float32(offset)
+                    for row, offset in zip(self._rows, self._offsets, strict=True)
+                )
+                inverse = 1 / away
+                across *= inverse
+                down *= inverse
+            valid = near > 0
+            valid &= near < np.inf
+            valid &= away > _NEAREST_M
+            canvas.draw(across, down, away, valid)
+            farthest = max(farthest, float(away.max(initial=0.0, where=valid)))
+        where, which = canvas.visible()
+        shown = metres.take(which)
+        away = self._rows[2].take(which) * shown + np.float32(self._offsets[2])
+        height = -(self._down.take(which) * shown + np.float32(self._down_offset))
+        return where, away, height, farthest
+
+
 def _last(channels: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     """Channels as the last axis, each still contiguous in memory."""
     return np.moveaxis(np.stack(channels), 0, -1)
 
 
-def minmax(
-    depth: FloatArray, complete: bool = True, within: tuple[slice, slice] | None = None
-) -> npt.NDArray[np.uint8]:
+def minmax(depth: FloatArray, within: tuple[slice, slice] | None = None) -> npt.NDArray[np.uint8]:
     """Depth between the image's least and greatest value to 1..255; 0 where there is none.
 
     As M3L (arXiv 2304.10756) reads depth: a pixel without valid depth takes part with a depth of 0.
 
     Args:
         depth: any unit; 0, NaN and infinity are invalid.
-        complete: whether these are all pixels of the image; if not, some have no depth.
         within: the part of ``depth`` that is the image.
     """
     valid = np.isfinite(depth) & (depth > 0)
     if not valid.any():
         return np.zeros(depth.shape, np.uint8)
-    full = complete and bool(valid[within or ...].all())
+    full = bool(valid[within or ...].all())
     low = float(depth[valid].min()) if full else 0.0
     high = max(float(depth[valid].max()), low + 1e-3)
     return linear_byte(depth, low, high) * valid.astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -12,8 +13,13 @@ from anyseg_ros.modalities.calibration import SensorCalibration
 from anyseg_ros.modalities.camera import ImageWarper
 from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
 from anyseg_ros.modalities.errors import ModalityError
-from anyseg_ros.modalities.geometry import SegmentationGrid
-from anyseg_ros.modalities.projection import RotationWarp, is_registered, linear_byte
+from anyseg_ros.modalities.geometry import CameraModel, SegmentationGrid
+from anyseg_ros.modalities.projection import (
+    RotationWarp,
+    is_registered,
+    linear_byte,
+    shrunk_camera,
+)
 from anyseg_ros.modalities.sensor_data import CameraFrame, EventPacket
 from anyseg_ros.modality import Modality
 
@@ -29,6 +35,19 @@ def join_packets(packets: Sequence[EventPacket]) -> EventPacket:
         np.concatenate([p.polarity for p in packets] or [empty.astype(np.uint8)]),
         np.concatenate([p.stamp_ns for p in packets] or [empty]),
     )
+
+
+def _not_larger(camera: CameraModel, grid: SegmentationGrid) -> CameraModel:
+    """The camera, with an image no larger than the place that it takes in the grid."""
+    box = grid.letterbox
+    if camera.width <= box.content_width:
+        return camera
+    return camera.resized(box.content_width, box.content_height)
+
+
+def _larger_pixels(size: int, counted: int) -> npt.NDArray[np.int64]:
+    """Which of ``counted`` pixels each of a line of ``size`` pixels belongs to, int64[size]."""
+    return np.arange(size) * counted // size
 
 
 def elevation_image(grid: SegmentationGrid) -> npt.NDArray[np.uint8]:
@@ -68,18 +87,28 @@ class EventImageBuilder:
         self._camera = sensor.camera or grid.camera
         self._warp_image = ImageWarper(grid, sensor, "event")
         self._signed = spec.name == "signed_count_elevation_recency"
-        # Between "no event" and a signed count or a time lies no meaningful mean.
+        registered = is_registered(self._camera, grid, sensor.grid_from_sensor)
+        # Between "no event" and a signed count or a time lies no meaningful mean: such pictures are not
+        # interpolated, and events of a sensor finer than the grid are counted in fewer, larger pixels.
+        self._counted = self._camera
+        if self._signed:
+            self._counted = (
+                _not_larger(self._camera, grid) if registered else shrunk_camera(self._camera, grid)
+            )
+        interpolation = cv2.INTER_NEAREST if self._signed else cv2.INTER_LINEAR
         self._shrink = cv2.INTER_NEAREST if self._signed else cv2.INTER_AREA
         self._warp = (
             None
-            if is_registered(self._camera, grid, sensor.grid_from_sensor)
-            else RotationWarp(
-                self._camera,
-                grid,
-                sensor.grid_from_sensor,
-                cv2.INTER_NEAREST if self._signed else cv2.INTER_LINEAR,
-            )
+            if registered
+            else RotationWarp(self._counted, grid, sensor.grid_from_sensor, interpolation)
         )
+        if self._signed:
+            self._columns = _larger_pixels(self._camera.width, self._counted.width)
+            self._rows = _larger_pixels(self._camera.height, self._counted.height)
+            saturation = self._settings["saturation"]
+            most = math.ceil(saturation)
+            signed = np.clip(np.arange(-most, most + 1), -saturation, saturation)
+            self._levels = np.rint(128 + 127 / saturation * signed).astype(np.uint8)
         self._elevation = elevation_image(grid) if "elevation" in spec.name else None
 
     @property
@@ -106,13 +135,13 @@ class EventImageBuilder:
                 f"event at ({x.max()}, {y.max()}) lies outside the calibrated sensor, "
                 f"{width}x{height}"
             )
-        pixel = y.astype(np.int64) * width + x
-        index = np.where(polarity == 0, height * width, 0) + pixel
-        counts = np.bincount(index, minlength=2 * height * width).reshape(2, height, width)
         if self._signed:
             age = (end_stamp_ns - data.stamp_ns[keep]) / self.window_ns
-            image = self._signed_image(counts, pixel, age)
+            image = self._signed_image(x, y, polarity, age)
         else:
+            pixel = y.astype(np.int64) * width + x
+            index = np.where(polarity == 0, height * width, 0) + pixel
+            counts = np.bincount(index, minlength=2 * height * width).reshape(2, height, width)
             scale = 255.0 / self._settings["saturation"]
             most = int(np.ceil(255.0 / scale))
             levels = np.minimum(np.arange(most + 1) * scale + 0.5, 255).astype(np.uint8)
@@ -124,26 +153,31 @@ class EventImageBuilder:
 
     def _signed_image(
         self,
-        counts: npt.NDArray[np.int64],
-        pixel: npt.NDArray[np.int64],
+        x: npt.NDArray[np.unsignedinteger],
+        y: npt.NDArray[np.unsignedinteger],
+        polarity: npt.NDArray[np.uint8],
         age: npt.NDArray[np.float64],
     ) -> npt.NDArray[np.uint8]:
-        """uint8[h, w, 3] in the sensor's view.
+        """uint8[h, w, 3] in the sensor's view, at the size at which events are counted.
 
         Args:
-            counts: int64[2, h, w], brighter and darker.
-            pixel: flat index of each event.
-            age: of each event before the window's end, in windows.
+            x: column of each event in the sensor.
+            y: its row.
+            polarity: 0 where it became darker.
+            age: before the window's end, in windows.
         """
-        saturation = self._settings["saturation"]
-        signed = np.clip(counts[0] - counts[1], -saturation, saturation)
-        level = np.where(counts.any(0), np.rint(128 + 127 / saturation * signed), 0)
-        recency = np.zeros(counts[0].size, np.uint8)
+        width, height = self._counted.width, self._counted.height
+        image = np.zeros((height * width, 3), np.uint8)
+        pixel = self._rows.take(y) * width + self._columns.take(x)
+        # Only pixels with events are touched, as most have none.
+        signed = np.zeros(height * width, np.int32)
+        np.add.at(signed, pixel, np.where(polarity == 0, np.int32(-1), np.int32(1)))
+        most = len(self._levels) // 2
+        image[pixel, 0] = self._levels.take(signed.take(pixel) + most, mode="clip")
+        recency = np.zeros(height * width, np.uint8)
         np.maximum.at(recency, pixel, (1 + 254 * (1 - age)).astype(np.uint8))
-        return np.stack(
-            [level.astype(np.uint8), np.zeros_like(level, np.uint8), recency.reshape(level.shape)],
-            -1,
-        )
+        image[pixel, 2] = recency.take(pixel)
+        return image.reshape(height, width, 3)
 
     def _with_elevation(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if self._elevation is None:

@@ -9,9 +9,11 @@ from anyseg_ros.modalities.calibration import SensorCalibration
 from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
 from anyseg_ros.modalities.errors import ModalityError
 from anyseg_ros.modalities.geometry import SegmentationGrid
-from anyseg_ros.modalities.projection import inverse_log, linear_byte, splat
+from anyseg_ros.modalities.projection import NearestPoints, inverse_log, linear_byte
 from anyseg_ros.modalities.sensor_data import LidarScan
 from anyseg_ros.modality import Modality
+
+_NEAREST_M = 0.1
 
 
 class LidarImageBuilder:
@@ -26,7 +28,9 @@ class LidarImageBuilder:
     ) -> None:
         self._settings = resolve_settings(Modality.LIDAR, spec)
         self._camera = grid.input_camera
-        self._content = grid.letterbox.content
+        outside = np.ones((self._camera.height, self._camera.width), bool)
+        outside[grid.letterbox.content] = False
+        self._border = np.flatnonzero(outside) if outside.any() else None
         self._grid_from_sensor = sensor.grid_from_sensor
 
     def build(self, scan: LidarScan) -> npt.NDArray[np.uint8]:
@@ -42,27 +46,26 @@ class LidarImageBuilder:
                 f"{len(scan.points_m)} LiDAR points but intensities {scan.intensity.shape}"
             )
         settings = self._settings
-        points = self._grid_from_sensor.apply(scan.points_m)
-        x, y, z = points.T
-        # Behind the grid's camera, or no number: a NaN or an infinity anywhere reaches the sum.
-        with np.errstate(invalid="ignore", over="ignore"):
-            ahead = (z > 0.1) & np.isfinite(x + y + z)
-        points, intensity = points.T[:, ahead].T, scan.intensity[ahead]
-        distance = np.sqrt(np.square(points.T).sum(0))
-        values = np.stack(
-            [
-                inverse_log(distance, settings["min_m"], settings["max_m"]),
-                linear_byte(-points[:, 1], settings["min_height_m"], settings["max_height_m"]),
-                linear_byte(intensity, 0.0, 1.0),
-            ]
-        ).T
-        image = splat(
-            self._camera.project(points),
-            distance,
-            values,
-            (self._camera.height, self._camera.width),
-            (int(settings["splat_width_px"]), int(settings["splat_height_px"])),
-        )
-        canvas = np.zeros_like(image)
-        canvas[self._content] = image[self._content]
-        return canvas
+        camera = self._camera
+        size = (int(settings["splat_width_px"]), int(settings["splat_height_px"]))
+        canvas = NearestPoints((camera.height, camera.width), size)
+        values = np.empty((3, len(scan.points_m)), np.uint8)
+        for start in range(0, len(scan.points_m), canvas.CHUNK):
+            part = slice(start, start + canvas.CHUNK)
+            points = self._grid_from_sensor.apply(scan.points_m[part])
+            x, y, z = points.T
+            # A NaN or an infinity anywhere reaches the sum.
+            with np.errstate(all="ignore"):
+                usable = (z > _NEAREST_M) & np.isfinite(x + y + z)
+                distance = np.sqrt(x * x + y * y + z * z)
+                pixels = camera.project(points)
+            canvas.draw(pixels[:, 0], pixels[:, 1], distance, usable)
+            values[0, part] = inverse_log(distance, settings["min_m"], settings["max_m"])
+            values[1, part] = linear_byte(-y, settings["min_height_m"], settings["max_height_m"])
+        values[2] = linear_byte(scan.intensity, 0.0, 1.0)
+        where, which = canvas.visible()
+        picture = np.zeros((camera.height * camera.width, 3), np.uint8)
+        picture[where] = np.ascontiguousarray(values.T)[which]
+        if self._border is not None:
+            picture[self._border] = 0
+        return picture.reshape(camera.height, camera.width, 3)

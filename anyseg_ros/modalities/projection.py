@@ -53,6 +53,20 @@ def is_registered(
     return bool(np.abs(scaled.matrix - grid.camera.matrix).max() < _SAME_RAY_PX)
 
 
+def shrunk_camera(camera: CameraModel, grid: SegmentationGrid) -> CameraModel:
+    """The camera whose images are fine enough to be sampled at the grid's pixels.
+
+    An image much finer than the grid is shrunk first, as sampling it at points would alias.
+    """
+    target = grid.input_camera
+    shrink = min(1.0, 1.5 * target.fx / camera.fx, 1.5 * target.fy / camera.fy)
+    if shrink == 1.0:
+        return camera
+    return camera.resized(
+        max(1, round(camera.width * shrink)), max(1, round(camera.height * shrink))
+    )
+
+
 class RotationWarp:
     """Warps images of one camera into the grid by rotation and intrinsics.
 
@@ -68,10 +82,8 @@ class RotationWarp:
         interpolation: int,
     ) -> None:
         target = grid.input_camera
-        # An image much finer than the grid is shrunk first: remap samples points and would alias.
-        shrink = min(1.0, 1.5 * target.fx / camera.fx, 1.5 * target.fy / camera.fy)
-        self._size = (max(1, round(camera.width * shrink)), max(1, round(camera.height * shrink)))
-        source = camera.resized(*self._size)
+        source = shrunk_camera(camera, grid)
+        self._size = (source.width, source.height)
         rays = target.rays().reshape(-1, 3)
         local = rays @ grid_from_sensor.rotation.astype(np.float32)
         pixels = np.full((len(local), 2), -1e4, np.float32)
@@ -83,72 +95,101 @@ class RotationWarp:
         ahead &= (slope <= corner * 1.02 + 1e-3).all(1)
         pixels[ahead] = source.project(local[ahead])
         shape = (target.height, target.width)
+        outside = np.ones(shape, bool)
+        outside[grid.letterbox.content] = False
+        pixels[outside.ravel()] = -1e4
         self._maps = cv2.convertMaps(
             pixels[:, 0].reshape(shape), pixels[:, 1].reshape(shape), cv2.CV_16SC2
         )
         self._interpolation = interpolation
-        outside = np.ones(shape, bool)
-        outside[grid.letterbox.content] = False
-        self._border = outside if outside.any() else None
 
     def __call__(self, image: npt.NDArray) -> npt.NDArray:
         """Warp ``[H, W, C]`` to the grid's input size; what the sensor does not see is 0."""
         if image.shape[1::-1] != self._size:
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        warped = cv2.remap(image, *self._maps, self._interpolation, borderMode=cv2.BORDER_CONSTANT)
-        if self._border is not None:
-            warped[self._border] = 0
-        return warped
+        return cv2.remap(image, *self._maps, self._interpolation, borderMode=cv2.BORDER_CONSTANT)
 
 
-def visible_points(
-    pixels: FloatArray, depth: FloatArray, shape: tuple[int, int], size: tuple[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Draw points as small rectangles; where they overlap, the nearest stays visible.
+class NearestPoints:
+    """Points drawn as small rectangles; where they overlap, the nearest stays visible.
 
     Args:
-        pixels: float[N, 2], (u, v) with pixel centres at integers.
-        depth: float[N], metres; decides what hides what.
         shape: (height, width) of the picture.
         size: (width, height) of the rectangle in pixels.
-
-    Returns:
-        int64[K], the pixels that show a point, as indices into the flat picture; int64[K], the point
-        that each of them shows.
     """
-    height, width = shape
-    shift = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2], pixels.dtype)
-    # The canvas has a margin, so that a rectangle that begins outside still reaches in. Limits come
-    # before the cast: float to int of a huge coordinate is undefined.
-    rows, columns = height + size[1] - 1, width + size[0] - 1
-    across = np.floor(pixels[:, 0] - shift[0] + 0.5)
-    down = np.floor(pixels[:, 1] - shift[1] + 0.5)
-    inside = np.flatnonzero(
-        (across > -size[0]) & (across < width) & (down > -size[1]) & (down < height)
-    )
-    left, top = across.take(inside).astype(np.int32), down.take(inside).astype(np.int32)
-    index = (top + size[1] - 1) * columns + left + size[0] - 1
 
-    # One number a point, nearness before its own index: the largest number is the nearest point. The bits
-    # of positive floats are ordered as the floats are. Adding 0 makes a negative zero a positive one.
-    near = np.maximum(depth.take(inside), 0.0).astype(np.float32) + np.float32(0.0)
-    key = np.uint64(0xFFFFFFFF) - near.view(np.uint32)
-    key <<= np.uint64(32)
-    key |= (inside + 1).view(np.uint64)
-    canvas = np.zeros(rows * columns, np.uint64)
-    np.maximum.at(canvas, index, key)
+    CHUNK = 1 << 15
+    """Points to draw at a time: what is computed for them on the way then stays in the processor's cache,
+    which makes drawing a depth image twice as fast."""
 
-    # Growing each point to a rectangle is a running maximum along rows, then along columns.
-    wide = canvas.reshape(rows, columns)
-    grown = wide[:, size[0] - 1 :]
-    for step in range(size[0] - 1):
-        grown = np.maximum(grown, wide[:, step : step + width])
-    tall = grown[size[1] - 1 :]
-    for step in range(size[1] - 1):
-        tall = np.maximum(tall, grown[step : step + height])
-    shown = tall.astype(np.uint32).ravel()
-    where = np.flatnonzero(shown)
-    return where, shown.take(where).astype(np.int64) - 1
+    def __init__(self, shape: tuple[int, int], size: tuple[int, int]) -> None:
+        self._shape, self._size = shape, size
+        # The canvas has a margin, so that a rectangle that begins outside still reaches in, and one cell
+        # more for points that are not drawn: cheaper than taking them out.
+        self._rows, self._columns = shape[0] + size[1] - 1, shape[1] + size[0] - 1
+        self._canvas = np.zeros(self._rows * self._columns + 1, np.uint64)
+        self._count = 0
+
+    def draw(
+        self,
+        across: FloatArray,
+        down: FloatArray,
+        depth: FloatArray,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Add points; they are numbered on from those drawn before.
+
+        Args:
+            across: float[N], pixels, with pixel centres at integers; may be NaN where not allowed.
+            down: likewise.
+            depth: float[N], metres, positive where allowed; decides what hides what.
+            allowed: bool[N], the points that take part; all if ``None``.
+        """
+        height, width = self._shape
+        left = np.floor(across - across.dtype.type((self._size[0] - 1) / 2 - 0.5))
+        top = np.floor(down - down.dtype.type((self._size[1] - 1) / 2 - 0.5))
+        inside = left > -self._size[0]
+        inside &= left < width
+        inside &= top > -self._size[1]
+        inside &= top < height
+        if allowed is not None:
+            inside &= allowed
+        with np.errstate(invalid="ignore"):  # whatever a NaN or a huge number becomes is not inside
+            index = top.astype(np.int32)
+            index *= self._columns
+            index += left.astype(np.int32)
+        index += (self._size[1] - 1) * self._columns + self._size[0] - 1
+        index[~inside] = self._rows * self._columns
+
+        # One number a point, nearness before its own number: the largest is the nearest point. The bits of
+        # positive floats are ordered as the floats are.
+        bits = depth.astype(np.float32, copy=False).view(np.uint32)
+        key = np.subtract(np.uint32(0xFFFFFFFF), bits, dtype=np.uint64)
+        key <<= np.uint64(32)
+        first = self._count + 1
+        key |= np.arange(first, first + len(key), dtype=np.uint64)
+        np.maximum.at(self._canvas, index, key)
+        self._count += len(key)
+
+    def visible(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """What is to be seen.
+
+        Returns:
+            int64[K], the pixels that show a point, as indices into the flat picture; int64[K], the number of
+            the point that each of them shows, from 0.
+        """
+        (height, width), size = self._shape, self._size
+        # Growing each point to a rectangle is a running maximum along rows, then along columns.
+        wide = self._canvas[:-1].reshape(self._rows, self._columns)
+        grown = wide[:, size[0] - 1 :].copy() if size[0] > 1 else wide
+        for step in range(size[0] - 1):
+            np.maximum(grown, wide[:, step : step + width], out=grown)
+        tall = grown[size[1] - 1 :].copy() if size[1] > 1 else grown
+        for step in range(size[1] - 1):
+            np.maximum(tall, grown[step : step + height], out=tall)
+        shown = tall.astype(np.uint32).ravel()
+        where = np.flatnonzero(shown)
+        return where, shown.take(where).astype(np.int64) - 1
 
 
 def splat(
@@ -158,8 +199,23 @@ def splat(
     shape: tuple[int, int],
     size: tuple[int, int],
 ) -> npt.NDArray[np.uint8]:
-    """The picture uint8[H, W, 3] of :func:`visible_points` with ``values`` uint8[N, 3]; 0 elsewhere."""
-    where, which = visible_points(pixels, depth, shape, size)
+    """Draw points as small rectangles, the nearest on top.
+
+    Args:
+        pixels: float[N, 2], (u, v) with pixel centres at integers.
+        depth: float[N], metres, positive; decides what hides what.
+        values: uint8[N, 3], of each point.
+        shape: (height, width) of the picture.
+        size: (width, height) of the rectangle in pixels.
+
+    Returns:
+        uint8[H, W, 3]; 0 where there is no point.
+    """
+    canvas = NearestPoints(shape, size)
+    for start in range(0, len(pixels), canvas.CHUNK):
+        part = slice(start, start + canvas.CHUNK)
+        canvas.draw(pixels[part, 0], pixels[part, 1], depth[part])
+    where, which = canvas.visible()
     picture = np.zeros((shape[0] * shape[1], 3), np.uint8)
     picture[where] = values[which]
     return picture.reshape(*shape, 3)

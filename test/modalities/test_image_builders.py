@@ -22,7 +22,7 @@ from anyseg_ros.modalities import (
     join_packets,
     make_image_builder,
 )
-from anyseg_ros.modalities.projection import inverse_log, splat
+from anyseg_ros.modalities.projection import NearestPoints, inverse_log, splat
 from anyseg_ros.modality import Modality
 
 CAMERA = CameraModel.from_fov(128, 64, 88)
@@ -151,6 +151,35 @@ def test_where_depths_overlap_the_nearer_stays():
     assert (image[:, column, 0] == near).all()
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["inverse_log_height", "minmax"]))
+def test_reprojected_depth_is_what_its_points_show(seed, encoding):
+    rng = np.random.default_rng(seed)
+    moved = RigidTransform.from_quaternion([*rng.normal(0, 0.05, 3), 1.0], rng.normal(0, 0.3, 3))
+    coarse = CameraModel.from_fov(96, 48, 80)
+    depth = rng.uniform(0.3, 30, (48, 96)).astype(np.float32)
+    depth.flat[rng.integers(0, depth.size, 400)] = 0
+    depth.flat[rng.integers(0, depth.size, 200)] = np.nan
+    depth.flat[rng.integers(0, depth.size, 200)] = np.inf
+    image = builder(
+        Modality.DEPTH, SensorCalibration("d", moved, coarse), EncodingSpec(encoding)
+    ).build(DepthFrame(depth), 0)
+
+    points = coarse.rays().reshape(-1, 3).astype(np.float64) * depth.reshape(-1, 1)
+    points = moved.apply(points[np.isfinite(points).all(1) & (points[:, 2] > 0)])
+    points = points[points[:, 2] > 1e-3]
+    size = tuple(math.ceil(f) for f in (CAMERA.fx / coarse.fx, CAMERA.fy / coarse.fy))
+    if encoding == "minmax":
+        values = (1.5 + 254 * points[:, 2] / points[:, 2].max())[:, None].repeat(3, 1)
+    else:
+        near = inverse_log(points[:, 2], 1.0, 80.0)
+        height = 1.5 + 254 * np.clip((3 - points[:, 1]) / 10, 0, 1)
+        values = np.stack([near, height, near], 1)
+    expected = splat(CAMERA.project(points), points[:, 2], values.astype(np.uint8), (64, 128), size)
+    # A place in float32 may round to the next pixel, and a value to the next byte.
+    assert (np.abs(image.astype(int) - expected) > 1).any(-1).mean() < 2e-3
+
+
 def test_reprojection_onto_a_finer_grid_leaves_no_holes():
     coarse = CameraModel.from_fov(50, 25, 88)
     sensor = SensorCalibration("d", RigidTransform(np.eye(3), np.array([0.01, 0, 0])), coarse)
@@ -217,7 +246,19 @@ def test_splat_equals_painting_point_by_point(data):
             for column in range(max(left, 0), min(left + size[0], 20)):
                 if z < zbuffer[row, column]:
                     zbuffer[row, column], expected[row, column] = z, value
-    np.testing.assert_array_equal(splat(pixels, depth, values, (16, 20), size), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NearestPoints, "CHUNK", data.draw(st.integers(1, 30)))
+        np.testing.assert_array_equal(splat(pixels, depth, values, (16, 20), size), expected)
+
+
+def test_points_that_are_not_allowed_may_be_anything():
+    canvas = NearestPoints((4, 4), (1, 1))
+    nothing = np.array([np.nan, 1e30, 2.0], np.float32)
+    canvas.draw(nothing, nothing, np.array([np.nan, 1.0, -1.0], np.float32), np.zeros(3, bool))
+    one = np.array([2.0], np.float32)
+    canvas.draw(one, one, one)
+    where, which = canvas.visible()
+    assert (where.tolist(), which.tolist()) == ([10], [3])
 
 
 # --- events
@@ -329,6 +370,26 @@ def test_signed_counts_are_not_interpolated():
     x, y = np.meshgrid(np.arange(30, 34), np.arange(14, 18))
     image = built.build(events(x.ravel(), y.ravel(), [1] * 16, [10] * 16), 10)
     assert set(np.unique(image[..., 0])) == {0, 160} and set(np.unique(image[..., 2])) == {0, 255}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_signed_events_of_a_fine_sensor_are_counted_in_larger_pixels(turned):
+    spec = EncodingSpec("signed_count_elevation_recency", {"window_s": 0.1, "saturation": 8})
+    turn = RigidTransform.from_quaternion([0, 0.002 * turned, 0, 1], [0, 0, 0])
+    sensor = SensorCalibration("event", turn, CAMERA.resized(512, 256))
+    built = builder(Modality.EVENT, sensor, spec)
+    x, y = np.meshgrid(np.arange(200, 240), np.arange(100, 120))
+    # A mean with pixels without events would make these nearer to none.
+    dark = np.zeros(x.size, int)
+    image = built.build(events(x.ravel(), y.ravel(), dark, dark + 50_000_000), 100_000_000)
+    level = image[..., 0]
+    assert set(np.unique(level)) <= {0, *(round(128 - 127 / 8 * n) for n in range(1, 9))}
+    assert set(np.unique(image[..., 2])) == {0, 128}
+    rows, columns = np.nonzero(level)
+    assert abs(rows.mean() - 27) < 0.7 and abs(columns.mean() - 54.5) < 1.2
+    assert abs(len(rows) - 50) < 18
+    alone = built.build(events([211], [111], [1], [100_000_000]), 100_000_000)
+    assert turned or alone[..., 0].any(), "an event of a sensor registered to the grid is lost"
 
 
 def test_packets_are_joined_in_their_order():
