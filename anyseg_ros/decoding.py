@@ -468,12 +468,13 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
     if not len(columns):
         raise MessageError("width, height", "0 points", "at least one point")
     with np.errstate(over="ignore"):
-        points = np.stack([columns[axis] for axis in "xyz"], -1).astype(np.float32, copy=False)
-    finite = np.isfinite(points).all(axis=1)
+        rows = np.stack([columns[axis] for axis in "xyz"]).astype(np.float32, copy=False)
+    finite = np.logical_and.reduce(np.isfinite(rows))
     if not finite.any():
-        raise MessageError("data", f"{len(points)} points, all NaN", "at least one finite point")
+        raise MessageError("data", f"{len(columns)} points, all NaN", "at least one finite point")
     if not finite.all():
-        points, columns = points[finite], columns[finite]
+        rows, columns = rows[:, finite], columns[finite]
+    points = rows.T  # each coordinate contiguous, as projection wants them
     if "intensity" not in (columns.dtype.names or ()):
         return LidarScan(points, np.zeros(len(points), np.float32))
     raw = columns["intensity"]
