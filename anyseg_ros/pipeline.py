@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -31,11 +30,9 @@ from anyseg_ros.modalities import (
     make_image_builder,
 )
 from anyseg_ros.modality import Modality
-from anyseg_ros.sync import MatchedSet, Member
+from anyseg_ros.sync import MatchedSet
 
 OutputSize = Literal["model", "camera"]
-_BUILDERS = 2
-"""Threads for a set's images: one is dearer than the other three together."""
 _PREPARED = 4
 """Members encoded ahead of their set that are kept a modality; the earliest, as their sets come first."""
 
@@ -92,8 +89,20 @@ class _Encoded:
     """Seconds it took, if that was before its set was complete."""
 
 
+@dataclass(frozen=True)
+class _Started:
+    """An image that another thread builds."""
+
+    key: tuple[int, int]
+    message: Any
+    image: Future[tuple[npt.NDArray[np.uint8], float]]
+
+
 class Pipeline:
-    """Builds modality images, encodes what is new, fuses what is live. For one thread."""
+    """Builds modality images, encodes what is new, fuses what is live.
+
+    For one thread, except :meth:`start_building`.
+    """
 
     def __init__(
         self,
@@ -115,7 +124,8 @@ class Pipeline:
         self._engine = engine
         self.load = LoadShedder(latency_budget_s)
         self._output_size = output_size
-        self._builds = ThreadPoolExecutor(_BUILDERS, "build-image")
+        self._builds = ThreadPoolExecutor(1, "build-image")
+        self._started: dict[Modality, _Started] = {}
         self.recalibrate(rig)
 
     @property
@@ -156,11 +166,13 @@ class Pipeline:
         self._border = outside if outside.any() else None
         self._cache: dict[Modality, _Encoded] = {}
         self._prepared: dict[Modality, list[_Encoded]] = {}
+        self._started.clear()
 
     def reset(self) -> None:
         """Forget cached features."""
         self._cache.clear()
         self._prepared.clear()
+        self._started.clear()
 
     def build_image(
         self, modality: Modality, data: SensorData, end_stamp_ns: int
@@ -193,6 +205,46 @@ class Pipeline:
         image = self.build_image(modality, _sensor_data(message), end_stamp_ns)
         return self._engine.encode(image[None], np.array([int(modality)], np.int64))[0]
 
+    def start_building(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> None:
+        """Begin to build a message's image on a thread of its own, while the network is busy.
+
+        May be called from any thread. :meth:`prepare` or :meth:`segment` takes the image; only the
+        latest of each modality is kept. Arguments as for :meth:`prepare`.
+        """
+        key = (epoch, stamp_ns)
+        if self.load.budget_s > 0:  # it might be left out
+            return
+        started, cached = self._started.get(modality), self._cache.get(modality)
+        known = [*self._prepared.get(modality, ()), *([started] if started else ())]
+        if cached is not None and cached.key == key:
+            return
+        if any(k.key == key and _same_message(k.message, message) for k in known):
+            return
+        if started is not None:
+            started.image.cancel()
+        self._started[modality] = _Started(
+            key, message, self._builds.submit(self._build_timed, modality, message, stamp_ns)
+        )
+
+    def _build_timed(
+        self, modality: Modality, message: Any, stamp_ns: int
+    ) -> tuple[npt.NDArray[np.uint8], float]:
+        """A message's image, and the seconds that it took."""
+        began = time.perf_counter()
+        image = self.build_image(modality, _sensor_data(message), stamp_ns)
+        return image, time.perf_counter() - began
+
+    def _image_of(
+        self, modality: Modality, message: Any, key: tuple[int, int]
+    ) -> tuple[npt.NDArray[np.uint8], float]:
+        """A message's image, from the other thread if that has begun it, and the seconds it took."""
+        started = self._started.get(modality)
+        if started and started.key == key and _same_message(started.message, message):
+            self._started.pop(modality, None)
+            if not started.image.cancel():
+                return started.image.result()
+        return self._build_timed(modality, message, key[1])
+
     def prepare(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> bool:
         """Build and encode what will presumably be a member of the next set, before that is complete.
 
@@ -216,7 +268,7 @@ class Pipeline:
         if any(e.key == key and _same_message(e.message, message) for e in prepared):
             return False
         began = time.perf_counter()
-        image = self.build_image(modality, _sensor_data(message), stamp_ns)
+        image, _ = self._image_of(modality, message, key)
         features = self._engine.encode(image[None], np.array([int(modality)], np.int64))[0]
         prepared.append(_Encoded(key, image, features, message, time.perf_counter() - began))
         return True
@@ -257,16 +309,11 @@ class Pipeline:
         missing = {
             m: member for m, member in matched.members.items() if m not in images and m not in shed
         }
-        # Side by side: numpy and OpenCV leave the interpreter to others, and nothing else runs yet. A
-        # latency budget is kept by adding up what each image takes alone.
-        alone = len(missing) < 2 or self.load.budget_s > 0
-        build = map if alone else self._builds.map
-        built_images = build(self._build_member, missing, missing.values())
-        for modality, (image, error, seconds) in sorted(
-            zip(missing, built_images, strict=True), key=itemgetter(0)
-        ):
-            if image is None:
-                skipped[modality] = error
+        for modality, member in sorted(missing.items()):
+            try:
+                image, seconds = self._image_of(modality, member.message, keys[modality])
+            except ModalityError as error:
+                skipped[modality] = str(error)
             else:
                 images[modality] = image
                 new[modality] = keys[modality]
@@ -302,17 +349,6 @@ class Pipeline:
             ),
             shed=tuple(shed),
         )
-
-    def _build_member(
-        self, modality: Modality, member: Member
-    ) -> tuple[npt.NDArray[np.uint8] | None, str, float]:
-        """A member's image, or why there is none, and the seconds it took."""
-        began = time.perf_counter()
-        try:
-            image = self.build_image(modality, _sensor_data(member.message), member.stamp_ns)
-        except ModalityError as error:
-            return None, str(error), 0.0
-        return image, "", time.perf_counter() - began
 
     def _place(
         self, labels: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8]

@@ -1,5 +1,8 @@
 """The pipeline turns matched sets into segmentations, encodes only what is new, and says what it used."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from tiny_model import tiny_card, write_tiny_model
@@ -138,6 +141,73 @@ def test_what_comes_first_is_prepared_while_many_sets_are_open(engine):
         for i, frame in enumerate(frames)
     ]
     assert early == done
+
+
+class Source:
+    """A message that is decoded when it is needed, and notes by which thread."""
+
+    def __init__(self, data):
+        self.data, self.threads = data, []
+
+    def __call__(self):
+        self.threads.append(threading.current_thread().name.split("_")[0])
+        if isinstance(self.data, Exception):
+            raise self.data
+        return self.data
+
+
+def test_an_image_begun_on_the_other_thread_is_not_built_twice(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    here = threading.current_thread().name.split("_")[0]
+    depth, camera = Source(DepthFrame(np.full((64, 128), 5.0, np.float32))), Source(gray(10))
+    pipeline.start_building(Modality.DEPTH, depth, 990, 0)
+    pipeline.start_building(Modality.DEPTH, depth, 990, 0)
+    while not depth.threads:
+        time.sleep(0.001)
+    result = pipeline.segment(matched(1000, camera=(1000, camera), depth=(990, depth)))
+    assert (depth.threads, camera.threads) == (["build-image"], [here])
+    fresh = Pipeline(engine, rig(*MODALITIES)).segment(
+        matched(1000, camera=(1000, camera), depth=(990, depth))
+    )
+    np.testing.assert_array_equal(result.labels, fresh.labels)
+    pipeline.start_building(Modality.DEPTH, depth, 990, 0)  # held: its features are there
+    pipeline.prepare(Modality.CAMERA, camera, 2000, 0)
+    pipeline.start_building(Modality.CAMERA, camera, 2000, 0)  # prepared
+    pipeline.segment(matched(2000, camera=(2000, camera), depth=(990, depth)))
+    assert depth.threads[2:] == [] and len(camera.threads) == 3
+
+
+def test_an_image_begun_for_another_message_or_calibration_is_not_used(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    near = DepthFrame(np.full((64, 128), 2.0, np.float32))
+    far = Source(DepthFrame(np.full((64, 128), 50.0, np.float32)))
+    pipeline.start_building(Modality.DEPTH, far, 990, 0)
+    used = pipeline.segment(matched(1000, depth=(990, near))).images[Modality.DEPTH]
+    assert used[32, 64, 0] > 128, "the image of the near one"
+    for stamp, forget in (
+        (1990, lambda: pipeline.recalibrate(rig(*MODALITIES))),
+        (2990, pipeline.reset),
+    ):
+        source = Source(near)
+        pipeline.start_building(Modality.DEPTH, source, stamp, 0)
+        while not source.threads:
+            time.sleep(0.001)
+        forget()
+        pipeline.segment(matched(stamp + 10, depth=(stamp, source)))
+        assert len(source.threads) == 2
+    budget = Pipeline(engine, rig(*MODALITIES), latency_budget_s=1.0)
+    source = Source(near)
+    budget.start_building(Modality.DEPTH, source, 990, 0)
+    time.sleep(0.05)
+    assert not source.threads, "it might be left out"
+
+
+def test_an_image_that_cannot_be_built_is_reported_by_its_set(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    broken = Source(ModalityError("cut short"))
+    pipeline.start_building(Modality.DEPTH, broken, 990, 0)
+    result = pipeline.segment(matched(1000, camera=(1000, gray(1)), depth=(990, broken)))
+    assert result.used == (Modality.CAMERA,) and result.skipped == {Modality.DEPTH: "cut short"}
 
 
 def test_packets_are_known_one_by_one(engine):

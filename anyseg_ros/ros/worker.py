@@ -70,7 +70,8 @@ class _Early:
 class SegmentationWorker:
     """Segments the newest matched set; a set that waits is replaced by a newer one and counted.
 
-    While there is none, it encodes what the next set will presumably contain.
+    While there is none, it encodes what the next set will presumably contain; what comes in meanwhile is made
+    into images on another thread.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class SegmentationWorker:
         self._condition = threading.Condition()
         self._waiting: MatchedSet | None = None
         self._early: dict[Modality, _Early] = {}
+        self._at: _Early | None = None
         self._predictions = {modality: UsePrediction() for modality in Modality}
         self._asked: dict[Modality, Any] = {}
         self._rig: RigCalibration | None = None
@@ -110,6 +112,11 @@ class SegmentationWorker:
                 early = self._early.get(modality)
                 if early is not None and early.stamp_ns <= member.stamp_ns:
                     del self._early[modality]
+                # It is this set's turn next, unless one overtakes it within one encoding.
+                if self._at is not None and self._at.message is not member.message:
+                    self._pipeline.start_building(
+                        modality, member.message, member.stamp_ns, matched.epoch
+                    )
             self._condition.notify()
 
     def prepare(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> None:
@@ -127,6 +134,8 @@ class SegmentationWorker:
             current = self._rig is None and not self._reset
             if prediction.expects_use and self._waiting is None and current:
                 self._early[modality] = _Early(message, stamp_ns, epoch)
+                if self._at is not None:
+                    self._pipeline.start_building(modality, message, stamp_ns, epoch)
                 self._condition.notify()
 
     def recalibrate(self, rig: RigCalibration) -> None:
@@ -154,13 +163,14 @@ class SegmentationWorker:
     def _run(self) -> None:
         while True:
             with self._condition:
+                self._at = None
                 while self._waiting is None and not self._early and not self._closing:
                     self._condition.wait()
                 if self._closing:
                     return
                 if self._waiting is None:
                     modality = next(iter(self._early))
-                    early = self._early.pop(modality)
+                    early = self._at = self._early.pop(modality)
                     matched = None
                 else:
                     matched, self._waiting = self._waiting, None

@@ -119,6 +119,36 @@ def test_a_set_goes_first_and_takes_its_members_along(worker):
     assert len(worker.engine.encoded) == 2, "30 went with its set"
 
 
+def test_images_of_a_set_are_built_while_one_of_its_members_is_encoded(worker):
+    segment_both(worker, range(2, 14))
+    drain(worker)
+    built = threading.Event()
+
+    def camera():
+        built.set()
+        return gray(21)
+
+    message = far()
+    worker.prepare(DEPTH, message, 20, 0)
+    until(worker.engine.busy.is_set)
+    count = len(worker.results)
+    worker.submit(matched(21, camera=(21, camera), depth=(20, message)))
+    assert built.wait(20), "while the depth image is at the gate"
+    assert worker.engine.encoded == []
+    worker.engine.gate.release(2)
+    until(lambda: len(worker.results) > count)
+    assert worker.engine.encoded == [["depth"], ["camera"]]
+    # While a whole set is in work nobody knows whether the next will be overtaken: nothing is begun.
+    built.clear()
+    worker.engine.busy.clear()
+    worker.submit(matched(31, camera=(31, gray(31)), depth=(30, far())))
+    until(worker.engine.busy.is_set)
+    worker.submit(matched(41, camera=(41, camera), depth=(40, far())))
+    assert not built.wait(0.1)
+    worker.engine.gate.release(2)
+    until(lambda: len(worker.results) == count + 3)
+
+
 def test_what_belongs_to_another_time_is_forgotten(worker):
     segment_both(worker, range(2, 14))
     drain(worker)
