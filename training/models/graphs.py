@@ -152,9 +152,8 @@ class FuseGraph(nn.Module):
         labels, confidence = decide(self.head(fused), self.size)
         stride = self.output_stride
         if stride > 1:
-            both = torch.stack([labels, confidence])[:, :, None, :, None]
-            repeated = both.expand(-1, -1, stride, -1, stride)
-            labels, confidence = repeated.reshape(2, *(stride * side for side in self.size))
+            both = torch.stack([labels, confidence])[None]
+            labels, confidence = F.interpolate(both, scale_factor=stride, mode="nearest")[0]
         return labels.to(torch.uint8), confidence.to(torch.uint8)
 
 
