@@ -107,9 +107,8 @@ class AnySegStudent(SegmentationMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, modality_ids, sample_index = present_pairs(batch)
-        samples, modalities = len(batch.images), len(self.sensors)
         features = self.student.encode(images, modality_ids)
-        logits = self.student.fuse(features, sample_index, samples)
+        logits = self.student.fuse(features, sample_index, len(batch.images))
         height, width = batch.labels.shape[1:]
         terms = {
             "segmentation": ohem_cross_entropy(
@@ -119,13 +118,39 @@ class AnySegStudent(SegmentationMethod):
                 self.ohem.minimum_share,
             )
         }
+        if self.umd.weight or self.cmd.weight or self.mad.weight:
+            terms |= self._distillation(batch, features, logits, modality_ids, sample_index)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _distillation(
+        self,
+        batch: Batch,
+        features: Features,
+        logits: Tensor,
+        modality_ids: Tensor,
+        sample_index: Tensor,
+    ) -> dict[str, Tensor]:
+        """The weighted terms that are switched on, by name.
+
+        Args:
+            batch: what the teacher sees.
+            features: the student's maps of the present pairs.
+            logits: the student's, from the subsets.
+            modality_ids: of each pair.
+            sample_index: of each pair.
+        """
+        modalities = len(self.sensors)
         teacher_features, teacher_logits = self._teach(batch)
         # The teacher's rows: those of the data set's sensors, sample by sample.
-        place = torch.zeros(batch.images.shape[1], dtype=torch.long, device=images.device)
-        place[[int(m) for m in self.sensors]] = torch.arange(modalities, device=images.device)
+        place = torch.zeros(batch.images.shape[1], dtype=torch.long, device=logits.device)
+        place[[int(m) for m in self.sensors]] = torch.arange(modalities, device=logits.device)
         pairs = sample_index * modalities + place[modality_ids]
         projected = [p(f) for p, f in zip(self.projections, features, strict=False)]
         teacher_features = teacher_features[: len(projected)]
+        terms = {}
         if self.umd.weight:
             terms["umd"] = self.umd.weight * unimodal_distillation(
                 projected, teacher_features, pairs, self.umd
@@ -136,10 +161,7 @@ class AnySegStudent(SegmentationMethod):
             )
         if self.mad.weight:
             terms["mad"] = self.mad.weight * semantic_distillation(logits, teacher_logits, self.mad)
-        loss = torch.stack(list(terms.values())).sum()
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        return terms
 
     @torch.no_grad()
     def _teach(self, batch: Batch) -> tuple[Features, Tensor]:
