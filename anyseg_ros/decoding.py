@@ -473,7 +473,7 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
     if not finite.any():
         raise MessageError("data", f"{len(columns)} points, all NaN", "at least one finite point")
     if not finite.all():
-        rows, columns = rows[:, finite], columns[finite]
+        rows, columns = rows.compress(finite, axis=1), columns[finite]
     points = rows.T  # each coordinate contiguous, as projection wants them
     if "intensity" not in (columns.dtype.names or ()):
         return LidarScan(points, np.zeros(len(points), np.float32))

@@ -208,8 +208,9 @@ class Pipeline:
     def start_building(self, modality: Modality, message: Any, stamp_ns: int, epoch: int) -> None:
         """Begin to build a message's image on a thread of its own, while the network is busy.
 
-        May be called from any thread. :meth:`prepare` or :meth:`segment` takes the image; only the
-        latest of each modality is kept. Arguments as for :meth:`prepare`.
+        May be called while another thread is in :meth:`prepare`, but in no other method. :meth:`prepare` or
+        :meth:`segment` takes the image; only the latest of each modality is kept. Arguments as for
+        :meth:`prepare`.
         """
         key = (epoch, stamp_ns)
         if self.load.budget_s > 0:  # it might be left out
@@ -218,7 +219,7 @@ class Pipeline:
         known = [*self._prepared.get(modality, ()), *([started] if started else ())]
         if cached is not None and cached.key == key:
             return
-        if any(k.key == key and _same_message(k.message, message) for k in known):
+        if any(k.key == key and same_message(k.message, message) for k in known):
             return
         if started is not None:
             started.image.cancel()
@@ -239,7 +240,7 @@ class Pipeline:
     ) -> tuple[npt.NDArray[np.uint8], float]:
         """A message's image, from the other thread if that has begun it, and the seconds it took."""
         started = self._started.get(modality)
-        if started and started.key == key and _same_message(started.message, message):
+        if started and started.key == key and same_message(started.message, message):
             self._started.pop(modality, None)
             if not started.image.cancel():
                 return started.image.result()
@@ -265,12 +266,14 @@ class Pipeline:
         prepared = self._prepared.setdefault(modality, [])
         if modality not in self._engine.card.modalities or len(prepared) == _PREPARED:
             return False
-        if any(e.key == key and _same_message(e.message, message) for e in prepared):
+        if any(e.key == key and same_message(e.message, message) for e in prepared):
             return False
         began = time.perf_counter()
-        image, _ = self._image_of(modality, message, key)
+        image, build_s = self._image_of(modality, message, key)
+        built = time.perf_counter()
         features = self._engine.encode(image[None], np.array([int(modality)], np.int64))[0]
-        prepared.append(_Encoded(key, image, features, message, time.perf_counter() - began))
+        early_s = max(build_s, built - began) + time.perf_counter() - built
+        prepared.append(_Encoded(key, image, features, message, early_s))
         return True
 
     def segment(self, matched: MatchedSet) -> Segmentation:
@@ -294,7 +297,7 @@ class Pipeline:
             prepared = self._prepared.get(modality, [])
             message = matched.members[modality].message
             for found in prepared:
-                if found.key == key and _same_message(found.message, message):
+                if found.key == key and same_message(found.message, message):
                     self._cache[modality] = found
                     early_s += found.early_s
             self._prepared[modality] = [e for e in prepared if e.key > key]
@@ -362,7 +365,8 @@ class Pipeline:
         return labels, confidence
 
 
-def _same_message(one: Any, other: Any) -> bool:
+def same_message(one: Any, other: Any) -> bool:
+    """Whether two members' messages are the same object, or tuples of the same packets."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
     return one is other

@@ -156,14 +156,21 @@ class Source:
         return self.data
 
 
+def begun(source):
+    """Wait until a source's image is being built."""
+    deadline = time.monotonic() + 20
+    while not source.threads:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_an_image_begun_on_the_other_thread_is_not_built_twice(engine):
     pipeline = Pipeline(engine, rig(*MODALITIES))
     here = threading.current_thread().name.split("_")[0]
     depth, camera = Source(DepthFrame(np.full((64, 128), 5.0, np.float32))), Source(gray(10))
     pipeline.start_building(Modality.DEPTH, depth, 990, 0)
     pipeline.start_building(Modality.DEPTH, depth, 990, 0)
-    while not depth.threads:
-        time.sleep(0.001)
+    begun(depth)
     result = pipeline.segment(matched(1000, camera=(1000, camera), depth=(990, depth)))
     assert (depth.threads, camera.threads) == (["build-image"], [here])
     fresh = Pipeline(engine, rig(*MODALITIES)).segment(
@@ -190,22 +197,20 @@ def test_an_image_begun_for_another_message_or_calibration_is_not_used(engine):
     ):
         source = Source(near)
         pipeline.start_building(Modality.DEPTH, source, stamp, 0)
-        while not source.threads:
-            time.sleep(0.001)
+        begun(source)
         forget()
         pipeline.segment(matched(stamp + 10, depth=(stamp, source)))
         assert len(source.threads) == 2
     budget = Pipeline(engine, rig(*MODALITIES), latency_budget_s=1.0)
-    source = Source(near)
-    budget.start_building(Modality.DEPTH, source, 990, 0)
-    time.sleep(0.05)
-    assert not source.threads, "it might be left out"
+    budget.start_building(Modality.DEPTH, near, 990, 0)
+    assert not budget._started, "it might be left out"
 
 
 def test_an_image_that_cannot_be_built_is_reported_by_its_set(engine):
     pipeline = Pipeline(engine, rig(*MODALITIES))
     broken = Source(ModalityError("cut short"))
     pipeline.start_building(Modality.DEPTH, broken, 990, 0)
+    begun(broken)
     result = pipeline.segment(matched(1000, camera=(1000, gray(1)), depth=(990, broken)))
     assert result.used == (Modality.CAMERA,) and result.skipped == {Modality.DEPTH: "cut short"}
 

@@ -27,7 +27,7 @@ from onnxruntime import quantization
 from tqdm import tqdm
 
 from anyseg_ros.engine import ModelError
-from anyseg_ros.engine.model_card import ModelCard, attach_card
+from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from training.data.batches import draw_subsets, split_planes
 from training.data.sources import FrameSource, open_source
@@ -113,10 +113,13 @@ def quantise(folder: Path, output: Path, data: FrameSource, frames: int) -> Mode
         The card of the INT8 model.
 
     Raises:
-        ModelError: if the model is none that is encoded and fused, or is quantised already.
+        ModelError: if the model is none that is encoded and fused, is quantised already, or would be
+            overwritten.
     """
     import onnx
 
+    if output.resolve() == folder.resolve():
+        raise ModelError(f"the INT8 model would overwrite {folder}: name another folder")
     if not (folder / "encode.onnx").is_file():
         raise ModelError(
             f"{folder} has no encode.onnx: only models that encode and fuse are quantised"
@@ -127,15 +130,11 @@ def quantise(folder: Path, output: Path, data: FrameSource, frames: int) -> Mode
     calibration = Calibration(engine, data, frames)
     output.mkdir(parents=True, exist_ok=True)
     about: Mapping[str, Any] = {"frames": len(calibration.chosen), "of": engine.card.model_id}
-    card = replace(
-        engine.card,
-        name=output.name,
-        model_id=f"{engine.card.model_id[:11]}-int8",
-        provenance={**engine.card.provenance, "int8": about},
-    )
+    constants: dict[str, npt.NDArray[Any]] = {}
     for graph in GRAPHS:
         model = onnx.load(folder / f"{graph}.onnx")
         inputs = [entry.name for entry in model.graph.input]
+        weights = {entry.name for entry in model.graph.initializer}
         quantization.quantize_static(
             model,
             output / f"{graph}.onnx",
@@ -145,14 +144,29 @@ def quantise(folder: Path, output: Path, data: FrameSource, frames: int) -> Mode
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
+            # Products of two maps, as in attention, stay exact: their ranges differ from frame to frame.
+            nodes_to_exclude=[
+                node.name
+                for node in model.graph.node
+                if node.op_type == "MatMul" and weights.isdisjoint(node.input)
+            ],
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                # Products of two maps, as in attention, stay exact: their ranges differ from frame to frame.
-                "MatMulConstBOnly": True,
+                "OpTypesToExcludeOutputQuantization": list(QUANTISED),
             },
         )
+        written = onnx.load(output / f"{graph}.onnx")
+        for entry in written.graph.initializer:  # weights and the ranges of this calibration
+            constants[f"{graph}/{entry.name}"] = onnx.numpy_helper.to_array(entry)
+    card = replace(
+        engine.card,
+        name=output.name,
+        model_id=weights_hash(constants),
+        provenance={**engine.card.provenance, "int8": about},
+    )
+    for graph in GRAPHS:
         attach_card(output / f"{graph}.onnx", card.for_graph(graph))
     return card
 
@@ -168,14 +182,15 @@ def main(arguments: list[str] | None = None) -> float:
     options = parser.parse_args(arguments)
     if options.frames < 1:
         parser.error("--frames must be at least 1")
-    logging.getLogger().setLevel(
-        logging.ERROR
-    )  # the library recommends steps that an export has done
     card = OnnxRuntimeEngine(options.model).card
     spec = ImageSpec(card.input_width, card.input_height, card.encodings)
     training = open_source({}, options.data, "train", spec, options.workers)
     held_out = open_source({}, options.data, "val", spec, options.workers)
-    quantised = quantise(options.model, options.output, training, options.frames)
+    logging.disable(logging.WARNING)  # the library recommends steps that an export has done
+    try:
+        quantised = quantise(options.model, options.output, training, options.frames)
+    finally:
+        logging.disable(logging.NOTSET)
     comparison = Calibration(OnnxRuntimeEngine(options.model), held_out, options.frames, seed=1)
     share = comparison.agreement(OnnxRuntimeEngine(options.output))
     size = sum(path.stat().st_size for path in options.output.glob("*.onnx")) / 1e6

@@ -13,8 +13,8 @@ from anyseg_ros.engine.model_card import ModelCard
 
 Features = tuple[Any, ...]
 """One modality image's features, for the engine that made them only. On a CPU arrays: feature maps, one a
-stage (float32[C_i, H / 2**(i+1), W / 2**(i+1)]), or the image and its modality's id (``slots.py``). On a GPU
-a place in its memory."""
+stage, in the engine's own layout and precision, or the image and its modality's id (``slots.py``). On a GPU a
+place in its memory."""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class OpenVinoEngine(GraphEngine):
             # The graph's own mean, over what would be a stack of one, goes too.
             for reader in list(old.output(0).get_target_inputs()):
                 node = reader.get_node()
-                averages = node.get_type_name() == "ReduceMean"
+                averages = _is_mean_of_streams(node)
                 (node.output(0) if averages else old.output(0)).replace(mean.output(0))
             parameters.append(own)
         ordered = [own[stream] for stream in range(count) for own in parameters]
@@ -205,3 +205,11 @@ class OpenVinoEngine(GraphEngine):
             stored.tensor().set_layout(self._openvino.Layout("NHWC"))
             stored.tensor().set_element_type(self._feature_type)
         return steps.build()
+
+
+def _is_mean_of_streams(node: Any) -> bool:
+    """Whether a node is the mean over the first axis, which it keeps."""
+    if node.get_type_name() != "ReduceMean" or not node.get_keep_dims():
+        return False
+    axes = node.input_value(1).get_node()
+    return axes.get_type_name() == "Constant" and list(axes.get_data().ravel()) == [0]

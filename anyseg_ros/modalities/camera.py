@@ -34,11 +34,12 @@ class ImageWarper:
                 f"{self._what} image must be uint8 [H, W, 3], got {image.dtype} {image.shape}"
             )
         size = (image.shape[1], image.shape[0])
-        if size not in self._warps:
-            if len(self._warps) > 3:  # a driver that changes its size for ever must not fill memory
-                self._warps.clear()
-            self._warps[size] = self._make_warp(*size)
-        warp = self._warps[size]
+        warps = self._warps  # another thread may be at an image of another size
+        if size not in warps:
+            if len(warps) > 3:  # a driver that changes its size for ever must not fill memory
+                warps = self._warps = {}
+            warps[size] = self._make_warp(*size)
+        warp = warps[size]
         if warp is not None:
             return warp(image)
         box = self._grid.letterbox

@@ -65,9 +65,11 @@ class DepthImageBuilder:
             image = self._encode(placed, -placed * self._grid_slope_y, self._grid.letterbox.content)
             return np.ascontiguousarray(image)
 
-        if self._reprojection is None or self._reprojection.camera != camera:
-            self._reprojection = _Reprojection(camera, self._grid, self._sensor.grid_from_sensor)
-        where, metres, height_m, farthest_m = self._reprojection(depth)
+        reprojection = self._reprojection  # images of two sizes may be built at the same time
+        if reprojection is None or reprojection.camera != camera:
+            reprojection = _Reprojection(camera, self._grid, self._sensor.grid_from_sensor)
+            self._reprojection = reprojection
+        where, metres, height_m, farthest_m = reprojection(depth)
         target = self._grid.input_camera
         picture = np.zeros((target.height * target.width, 3), np.uint8)
         picture[where] = self._encode(metres, height_m, farthest_m=farthest_m)

@@ -40,9 +40,9 @@ def join_packets(packets: Sequence[EventPacket]) -> EventPacket:
 def _not_larger(camera: CameraModel, grid: SegmentationGrid) -> CameraModel:
     """The camera, with an image no larger than the place that it takes in the grid."""
     box = grid.letterbox
-    if camera.width <= box.content_width:
-        return camera
-    return camera.resized(box.content_width, box.content_height)
+    return camera.resized(
+        min(camera.width, box.content_width), min(camera.height, box.content_height)
+    )
 
 
 def _larger_pixels(size: int, counted: int) -> npt.NDArray[np.int64]:
@@ -73,7 +73,8 @@ class EventImageBuilder:
     - ``polarity_counts_elevation``: green is the elevation of each pixel's ray instead, -45 degrees
       (1) to 45 (255), for a level camera. Events are edges, and few: where in the view an edge lies
       is most of what it says, and a network without position embedding cannot know it from a crop.
-    - ``signed_count_elevation_recency``: red is ``128 + 127 * clip(n, -saturation, saturation) /
+    - ``signed_count_elevation_recency``, counted in pixels of the sensor or, where those are finer, of
+      the grid's size: red is ``128 + 127 * clip(n, -saturation, saturation) /
       saturation`` of brighter less darker events; green the elevation; blue the recency of the newest
       event, from 1 at the window's start to 255 at its end. The slope of the recency is the edge's
       speed, hence, on a moving robot, its distance. 0 where there was no event.
@@ -89,18 +90,22 @@ class EventImageBuilder:
         self._signed = spec.name == "signed_count_elevation_recency"
         registered = is_registered(self._camera, grid, sensor.grid_from_sensor)
         # Between "no event" and a signed count or a time lies no meaningful mean: such pictures are not
-        # interpolated, and events of a sensor finer than the grid are counted in fewer, larger pixels.
+        # interpolated, and events of a sensor finer than the grid are counted in pixels as large as its.
         self._counted = self._camera
         if self._signed:
             self._counted = (
-                _not_larger(self._camera, grid) if registered else shrunk_camera(self._camera, grid)
+                _not_larger(self._camera, grid)
+                if registered
+                else shrunk_camera(self._camera, grid, finest=1.0)
             )
         interpolation = cv2.INTER_NEAREST if self._signed else cv2.INTER_LINEAR
         self._shrink = cv2.INTER_NEAREST if self._signed else cv2.INTER_AREA
         self._warp = (
             None
             if registered
-            else RotationWarp(self._counted, grid, sensor.grid_from_sensor, interpolation)
+            else RotationWarp(
+                self._counted, grid, sensor.grid_from_sensor, interpolation, shrink=not self._signed
+            )
         )
         if self._signed:
             self._columns = _larger_pixels(self._camera.width, self._counted.width)

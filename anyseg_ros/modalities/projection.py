@@ -53,13 +53,13 @@ def is_registered(
     return bool(np.abs(scaled.matrix - grid.camera.matrix).max() < _SAME_RAY_PX)
 
 
-def shrunk_camera(camera: CameraModel, grid: SegmentationGrid) -> CameraModel:
-    """The camera whose images are fine enough to be sampled at the grid's pixels.
+def shrunk_camera(camera: CameraModel, grid: SegmentationGrid, finest: float = 1.5) -> CameraModel:
+    """The camera with an image at most ``finest`` times as fine as the grid.
 
-    An image much finer than the grid is shrunk first, as sampling it at points would alias.
+    An image much finer than the grid is shrunk before it is warped, as sampling it at points would alias.
     """
     target = grid.input_camera
-    shrink = min(1.0, 1.5 * target.fx / camera.fx, 1.5 * target.fy / camera.fy)
+    shrink = min(1.0, finest * target.fx / camera.fx, finest * target.fy / camera.fy)
     if shrink == 1.0:
         return camera
     return camera.resized(
@@ -80,9 +80,10 @@ class RotationWarp:
         grid: SegmentationGrid,
         grid_from_sensor: RigidTransform,
         interpolation: int,
+        shrink: bool = True,
     ) -> None:
         target = grid.input_camera
-        source = shrunk_camera(camera, grid)
+        source = shrunk_camera(camera, grid) if shrink else camera
         self._size = (source.width, source.height)
         rays = target.rays().reshape(-1, 3)
         local = rays @ grid_from_sensor.rotation.astype(np.float32)
@@ -190,35 +191,6 @@ class NearestPoints:
         shown = tall.astype(np.uint32).ravel()
         where = np.flatnonzero(shown)
         return where, shown.take(where).astype(np.int64) - 1
-
-
-def splat(
-    pixels: FloatArray,
-    depth: FloatArray,
-    values: npt.NDArray[np.uint8],
-    shape: tuple[int, int],
-    size: tuple[int, int],
-) -> npt.NDArray[np.uint8]:
-    """Draw points as small rectangles, the nearest on top.
-
-    Args:
-        pixels: float[N, 2], (u, v) with pixel centres at integers.
-        depth: float[N], metres, positive; decides what hides what.
-        values: uint8[N, 3], of each point.
-        shape: (height, width) of the picture.
-        size: (width, height) of the rectangle in pixels.
-
-    Returns:
-        uint8[H, W, 3]; 0 where there is no point.
-    """
-    canvas = NearestPoints(shape, size)
-    for start in range(0, len(pixels), canvas.CHUNK):
-        part = slice(start, start + canvas.CHUNK)
-        canvas.draw(pixels[part, 0], pixels[part, 1], depth[part])
-    where, which = canvas.visible()
-    picture = np.zeros((shape[0] * shape[1], 3), np.uint8)
-    picture[where] = values[which]
-    return picture.reshape(*shape, 3)
 
 
 def splat_size(camera: CameraModel, grid: SegmentationGrid) -> tuple[int, int]:

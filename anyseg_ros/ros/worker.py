@@ -10,7 +10,7 @@ from typing import Any
 
 from anyseg_ros.modalities import RigCalibration
 from anyseg_ros.modality import Modality
-from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
+from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation, same_message
 from anyseg_ros.sync import MatchedSet
 
 _JUDGED = 8
@@ -108,12 +108,14 @@ class SegmentationWorker:
             if self._waiting is not None:
                 self.counters.overtaken += 1
             self._waiting = matched
+            current = self._rig is None and not self._reset
             for modality, member in matched.members.items():
                 early = self._early.get(modality)
                 if early is not None and early.stamp_ns <= member.stamp_ns:
                     del self._early[modality]
                 # It is this set's turn next, unless one overtakes it within one encoding.
-                if self._at is not None and self._at.message is not member.message:
+                at = self._at
+                if current and at is not None and not same_message(at.message, member.message):
                     self._pipeline.start_building(
                         modality, member.message, member.stamp_ns, matched.epoch
                     )

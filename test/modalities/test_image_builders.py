@@ -22,7 +22,7 @@ from anyseg_ros.modalities import (
     join_packets,
     make_image_builder,
 )
-from anyseg_ros.modalities.projection import NearestPoints, inverse_log, splat
+from anyseg_ros.modalities.projection import NearestPoints, inverse_log
 from anyseg_ros.modality import Modality
 
 CAMERA = CameraModel.from_fov(128, 64, 88)
@@ -34,6 +34,18 @@ OPTICAL_FROM_LIDAR = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 def builder(modality, sensor=None, spec=None, grid=GRID):
     sensor = sensor or SensorCalibration("sensor")
     return make_image_builder(modality, spec or DEFAULT_ENCODINGS[modality], grid, sensor)
+
+
+def splat(pixels, depth, values, shape, size):
+    """Points of colours ``values`` as rectangles, the nearest on top."""
+    canvas = NearestPoints(shape, size)
+    for start in range(0, len(pixels), canvas.CHUNK):
+        part = slice(start, start + canvas.CHUNK)
+        canvas.draw(pixels[part, 0], pixels[part, 1], depth[part])
+    where, which = canvas.visible()
+    picture = np.zeros((shape[0] * shape[1], 3), np.uint8)
+    picture[where] = values[which]
+    return picture.reshape(*shape, 3)
 
 
 def events(x, y, polarity, stamp_ns):
@@ -388,6 +400,18 @@ def test_signed_events_of_a_fine_sensor_are_counted_in_larger_pixels(turned):
     rows, columns = np.nonzero(level)
     assert abs(rows.mean() - 27) < 0.7 and abs(columns.mean() - 54.5) < 1.2
     assert abs(len(rows) - 50) < 18
+    # Not even where the sensor's size shrinks to no whole number of pixels.
+    odd = SensorCalibration("event", turn, CameraModel.from_fov(1280, 720, 68))
+    grid = SegmentationGrid.create(CameraModel.from_fov(1280, 720, 60), "optical", 512, 256)
+    image = builder(Modality.EVENT, odd, spec, grid).build(
+        events(
+            *np.random.default_rng(0).integers(300, 700, (2, 2000)),
+            dark[:1].repeat(2000),
+            [0] * 2000,
+        ),
+        10_000_000,
+    )
+    assert set(np.unique(image[..., 0])) <= {0, *(round(128 - 127 / 8 * n) for n in range(1, 9))}
     alone = built.build(events([211], [111], [1], [100_000_000]), 100_000_000)
     assert turned or alone[..., 0].any(), "an event of a sensor registered to the grid is lost"
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from test_pipeline import CountingEngine, gray, matched, rig
+from test_pipeline import CountingEngine, gray, matched, packet, rig
 
 from anyseg_ros.engine import load_engine
 from anyseg_ros.modalities import DepthFrame, ModalityError
@@ -13,7 +13,7 @@ from anyseg_ros.modality import MODALITIES
 from anyseg_ros.pipeline import Pipeline
 from anyseg_ros.ros.worker import SegmentationWorker, UsePrediction
 
-CAMERA, DEPTH, _, _ = MODALITIES
+CAMERA, DEPTH, EVENT, _ = MODALITIES
 
 
 def far():
@@ -147,6 +147,35 @@ def test_images_of_a_set_are_built_while_one_of_its_members_is_encoded(worker):
     assert not built.wait(0.1)
     worker.engine.gate.release(2)
     until(lambda: len(worker.results) == count + 3)
+
+
+def test_packets_that_are_being_encoded_are_not_built_again(tiny_model):
+    engine = GatedEngine(load_engine(tiny_model, threads=1))
+    pipeline = Pipeline(engine, rig(CAMERA, EVENT))
+    begun, results = [], []
+    start = pipeline.start_building
+    pipeline.start_building = lambda modality, *rest: (
+        begun.append(modality),
+        start(modality, *rest),
+    )
+    worker = SegmentationWorker(pipeline, lambda _, result: results.append(result), print)
+    worker.engine, worker.results = engine, results
+    packets = packet(5), packet(6)
+    for stamp in range(2, 14):
+        worker.prepare(EVENT, packets, stamp, 0)
+        engine.gate.release(2)
+        count = len(results)
+        worker.submit(matched(stamp, camera=(stamp, gray(1)), event=(stamp, packets)))
+        until(lambda count=count: len(results) > count)
+    drain(worker)
+    begun.clear()
+    worker.prepare(EVENT, packets, 20, 0)
+    until(engine.busy.is_set)
+    worker.submit(matched(20, camera=(20, gray(1)), event=(20, (packets[0], packets[1]))))
+    assert begun == [CAMERA]
+    engine.gate.release(9)
+    worker.close()
+    assert results[-1].used == (CAMERA, EVENT)
 
 
 def test_what_belongs_to_another_time_is_forgotten(worker):

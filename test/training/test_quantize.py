@@ -75,6 +75,18 @@ def test_every_convolution_and_linear_layer_is_in_int8(models):
                 assert weights[kernel.input[0]].data_type == onnx.TensorProto.INT8
             if node.op_type == "MatMul":
                 assert not set(node.input) & weights.keys(), "a linear layer that is still exact"
+                made = [made_by[name] for name in node.input]
+                exact = [node for node in made if node.op_type != "DequantizeLinear"]
+                assert len(exact) in (0, 2), "attention stays exact, all of it"
+                linear = [n for n in made if n.input[0] in weights and not exact]
+                assert exact or linear
+        # Nothing is rounded but what a convolution or a linear layer reads.
+        readers = {name: [] for node in model.node for name in [*node.output, *node.input]}
+        for node in model.node:
+            for name in node.input:
+                readers[name].append(node.op_type)
+        rounded = {node.output[0] for node in model.node if node.op_type == "DequantizeLinear"}
+        assert all(set(readers[name]) & set(quantize.QUANTISED) for name in rounded)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
@@ -85,6 +97,8 @@ def test_tensorrt_can_read_it(models, half):
 
 
 def test_what_cannot_be_quantised_is_refused(models, street, tmp_path):
+    with pytest.raises(ModelError, match="overwrite"):
+        quantize.main([str(models[0]), str(models[0]), "--data", str(street), "--workers", "0"])
     again = [str(models[1]), str(tmp_path / "x"), "--data", str(street), "--workers", "0"]
     with pytest.raises(ModelError, match="quantised already"):
         quantize.main(again)

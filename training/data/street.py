@@ -33,7 +33,7 @@ from anyseg_ros.modalities.sensor_data import CameraFrame, DepthFrame, EventPack
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.transforms import LABEL_PLANE, PLANES, Planes
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 SPLITS = ("train", "val", "test")
 
 

@@ -156,7 +156,8 @@ class FuseGraph(nn.Module):
         stride = self.output_stride
         if stride > 1:
             both = torch.stack([labels, confidence])[None]
-            labels, confidence = F.interpolate(both, scale_factor=stride, mode="nearest")[0]
+            size = [stride * side for side in self.size]
+            labels, confidence = F.interpolate(both, size=size, mode="nearest")[0]
         return labels.to(torch.uint8), confidence.to(torch.uint8)
 
 
