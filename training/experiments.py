@@ -22,6 +22,7 @@ Keys of an experiment:
     config: of ``training/train.py``; overrides; budget.
     like: another experiment whose keys it takes over and changes.
     teacher: the experiment whose weights of the same seed teach this one.
+    start: the experiment whose weights of the same seed this one starts from.
     network_of: trains nothing; the rows of that experiment under another name.
     method: in the rows; default: the experiment's name. columns: more keys of the rows.
     export: folder to export the trained model to. evaluation: changes to the plan's.
@@ -100,6 +101,7 @@ class Experiment:
     steps: int
     evaluation: Evaluation
     teacher: str | None = None
+    start: str | None = None
     network_of: str | None = None
     export: Path | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -110,10 +112,10 @@ class Experiment:
         return f"{self.name}/{self.seed}"
 
     @property
-    def needs(self) -> str | None:
-        """Key of the experiment whose weights this one needs."""
-        other = self.teacher or self.network_of
-        return None if other is None else f"{other}/{self.seed}"
+    def needs(self) -> tuple[str, ...]:
+        """Keys of the experiments whose weights this one needs."""
+        others = (self.teacher, self.start, self.network_of)
+        return tuple(f"{other}/{self.seed}" for other in others if other is not None)
 
 
 _EXPERIMENT_KEYS = {
@@ -122,6 +124,7 @@ _EXPERIMENT_KEYS = {
     "budget",
     "like",
     "teacher",
+    "start",
     "network_of",
     "method",
     "columns",
@@ -192,6 +195,7 @@ class Plan:
             steps=steps,
             evaluation=Evaluation(**evaluation),
             teacher=entry.get("teacher"),
+            start=entry.get("start"),
             network_of=entry.get("network_of"),
             export=None if export is None else Path(export),
             columns=entry.get("columns", {}),
@@ -216,17 +220,17 @@ class Plan:
             entry[key] = {**inherited.get(key, {}), **entry.get(key, {})}
         return {**inherited, **entry}
 
-    def _check_needs(self, experiment: Experiment) -> None:
-        seen = [experiment.key]
-        while (needs := self._by_key[seen[-1]].needs) is not None:
+    def _check_needs(self, experiment: Experiment, before: tuple[str, ...] = ()) -> None:
+        seen = (*before, experiment.key)
+        for needs in experiment.needs:
             if needs not in self._by_key:
                 raise PlanError(f"{self.path}: {seen[-1]} needs {needs}, which is not listed")
             if needs in seen:
                 raise PlanError(f"{self.path}: {' needs '.join([*seen, needs])}")
-            seen.append(needs)
+            self._check_needs(self[needs], seen)
 
     def digest(self, experiment: Experiment) -> str:
-        """Short hash of all that decides the weights: settings, steps, seed, data, teacher."""
+        """Short hash of all that decides the weights: settings, steps, seed, data, teacher, start."""
         if experiment.network_of is not None:
             return self.digest(self[f"{experiment.network_of}/{experiment.seed}"])
         try:
@@ -234,14 +238,21 @@ class Plan:
         except (OSError, yaml.YAMLError) as error:
             raise PlanError(f"cannot read {experiment.config}: {error}") from None
         data = Path(experiment.evaluation.data) / "dataset.yaml"
+        of = {
+            role: self.digest(self[f"{other}/{experiment.seed}"])
+            for role, other in (("teacher", experiment.teacher), ("start", experiment.start))
+            if other is not None
+        }
         parts = [
             {key: base.get(key) for key in ("model", "data")},
             dict(experiment.overrides),
             experiment.steps,
             experiment.seed,
             data.read_text() if data.is_file() else None,
-            self.digest(self[experiment.needs]) if experiment.needs else None,
+            of.get("teacher"),
         ]
+        if "start" in of:
+            parts.append(of["start"])
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -282,9 +293,11 @@ class Plan:
             "data.seed": experiment.seed,
             "trainer.max_steps": experiment.steps,
         }
-        if experiment.teacher:
-            teacher = self.folder(self[f"{experiment.teacher}/{experiment.seed}"])
-            settings["model.teacher"] = str(teacher / "checkpoints" / "last.ckpt")
+        others = {"model.teacher": experiment.teacher, "model.start_from": experiment.start}
+        for setting, other in others.items():
+            if other is not None:
+                folder_of_other = self.folder(self[f"{other}/{experiment.seed}"])
+                settings[setting] = str(folder_of_other / "checkpoints" / "last.ckpt")
         return [
             sys.executable,
             str(SCRIPTS / "train.py"),
@@ -326,10 +339,13 @@ class Queue:
 
     def __init__(self, plan: Plan, chosen: Sequence[Experiment], workers: int) -> None:
         self.plan = plan
-        wanted = {e.key for e in chosen}
-        for experiment in reversed(plan.experiments):  # a teacher may need one of its own
-            if experiment.key in wanted and experiment.needs:
-                wanted.add(experiment.needs)
+        wanted: set[str] = set()
+        missing = [e.key for e in chosen]
+        while missing:  # a teacher may need one of its own
+            key = missing.pop()
+            if key not in wanted:
+                wanted.add(key)
+                missing += plan[key].needs
         self._waiting = [e for e in plan.experiments if e.key in wanted and not plan.is_done(e)]
         self.pending = list(self._waiting)
         self._workers = workers
@@ -372,12 +388,11 @@ class Queue:
         for experiment in list(self._waiting):
             if len(self._running) >= self._workers:
                 return
-            needs = experiment.needs
-            if needs in self._failed:
+            if failed := [needs for needs in experiment.needs if needs in self._failed]:
                 self._waiting.remove(experiment)
-                self._failed[experiment.key] = f"needs {needs}, which failed"
+                self._failed[experiment.key] = f"needs {failed[0]}, which failed"
                 continue
-            if needs is not None and not self.plan.is_done(self.plan[needs]):
+            if not all(self.plan.is_done(self.plan[needs]) for needs in experiment.needs):
                 continue
             lock = _try_lock(self.plan.folder(experiment) / LOCK)
             if lock is None:
@@ -521,8 +536,8 @@ def status(plan: Plan) -> str:
             if lock is not None:
                 lock.close()
             state = f"{'running' if lock is None else 'interrupted'}, {steps} of {experiment.steps} steps"
-        elif experiment.needs and not plan.is_done(plan[experiment.needs]):
-            state = f"waits for {experiment.needs}"
+        elif waits := [needs for needs in experiment.needs if not plan.is_done(plan[needs])]:
+            state = f"waits for {waits[0]}"
         else:
             state = "pending"
         lines.append(f"{experiment.key:40s} {state}")

@@ -123,12 +123,12 @@ def test_order_is_group_then_seed_then_experiment(document, tmp_path):
         "student/no_mad/0",
         "specialist/depth/0",
     ]
-    assert plan["student/no_mad/0"].needs == "teacher/0"
+    assert plan["student/no_mad/0"].needs == ("teacher/0",)
     assert plan["student/no_mad/0"].overrides["model.mad.weight"] == 0.0
     assert plan["specialist/depth/0"].steps == 3 and plan["student/0"].steps == 6
 
 
-@pytest.mark.parametrize("name", ["anymodal", "anyseg_street"])
+@pytest.mark.parametrize("name", ["anymodal", "anyseg_street", "few_labels"])
 def test_the_plans_of_the_project_can_be_read(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = Plan(Path(f"training/experiments/{name}.yaml"))
@@ -157,6 +157,28 @@ def test_a_run_is_named_after_all_that_decides_its_result(document, tmp_path):
     assert changed.folder(changed["student/0"]) != before, "its teacher is another"
 
 
+def test_a_run_starts_from_another_of_its_seed(document, tmp_path):
+    first = document["groups"][0]
+    first["experiments"]["start"] = {"config": first["experiments"]["teacher"]["config"]}
+    before = Plan(write(document, tmp_path))
+    first["experiments"]["student"]["start"] = "start"
+    plan = Plan(write(document, tmp_path))
+    student = plan["student/1"]
+    assert student.needs == ("teacher/1", "start/1")
+    settings = dict(item.split("=", 1) for item in plan.fit_command(student) if "=" in item)
+    for setting, other in (("teacher", "teacher/1"), ("start_from", "start/1")):
+        last = plan.folder(plan[other]) / "checkpoints" / "last.ckpt"
+        assert settings[f"--model.{setting}"] == str(last)
+    assert plan.folder(student) != before.folder(before["student/1"])
+    assert plan.folder(plan["start/1"]) == before.folder(before["start/1"])
+    queue = Queue(plan, [student], 1)
+    assert [e.key for e in queue.pending] == ["student/1", "teacher/1", "start/1"]
+
+    first["experiments"]["student"] |= {"teacher": "start", "start": "teacher"}
+    swapped = Plan(write(document, tmp_path))
+    assert swapped.folder(swapped["student/1"]) != plan.folder(student)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,6 +189,7 @@ def test_a_run_is_named_after_all_that_decides_its_result(document, tmp_path):
         ),
         (lambda d: d["groups"][0]["experiments"]["teacher"].update(teacher="student"), "needs"),
         (lambda d: d["groups"][0]["experiments"]["student"].update(teacher="nobody"), "not listed"),
+        (lambda d: d["groups"][0]["experiments"]["teacher"].update(start="student"), "needs"),
         (lambda d: d["groups"][1].update(seeds=[7]), "needs teacher/7, which is not listed"),
         (lambda d: d["evaluation"].update(folder="x"), "folder"),
     ],

@@ -1,6 +1,7 @@
 """DeLiVER and MUSES on small trees in their exact layout, with their traps; the published tables."""
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -24,9 +25,23 @@ from training.data.published_transforms import (
 from training.data.street import DataSetError
 from training.data.transforms import LABEL_PLANE, PLANES
 from training.methods.anyseg import AnySegStudent
+from training.methods.m3l import M3L, AnySegM3L
+from training.methods.magic_style import MagicStyle
+from training.methods.mean_teacher import MeanTeacher
 from training.methods.supervised import Supervised
-from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES
-from training.models.segmentor import AnymodalSegmentor, NormalizationConfig, SegmentorConfig
+from training.models.checkpoint import CheckpointError
+from training.models.encoder import MixTransformer
+from training.models.reference_checkpoints import (
+    IMAGENET_CAMERA,
+    RAW_BYTES,
+    import_imagenet_encoder,
+)
+from training.models.segmentor import (
+    AnymodalSegmentor,
+    LinearFusionConfig,
+    NormalizationConfig,
+    SegmentorConfig,
+)
 
 SIDE = 64
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,7 +216,7 @@ def test_configurations_hold_the_published_settings(name):
     assert model["optimizer"]["learning_rate"] == (6e-5 if "deliver" in name else 1.2e-4)
 
 
-@pytest.mark.parametrize("method", [Supervised, AnySegStudent])
+@pytest.mark.parametrize("method", [Supervised, AnySegStudent, MagicStyle, MeanTeacher, AnySegM3L])
 def test_training_begins_with_imagenet_weights_where_told(method, tmp_path):
     weights = random_weights({**encoder_shapes(), **linear("head", 1000, 256)})
     path = saved(weights, tmp_path / "mit_b0.pth")
@@ -225,6 +240,30 @@ def test_training_begins_with_imagenet_weights_where_told(method, tmp_path):
     )
     with pytest.raises(ValueError, match="mit_b0"):
         method(network=SegmentorConfig(encoder="fast_xs", head_width=16), imagenet=path, **more)
+    with pytest.raises(ValueError, match="start_from and imagenet both"):
+        method(network=network, imagenet=path, start_from=path, **more)
+
+
+def test_m3l_begins_with_imagenet_weights_and_their_norms_in_every_stream(tmp_path):
+    weights = random_weights({**encoder_shapes(), **linear("head", 1000, 256)})
+    path = saved(weights, tmp_path / "mit_b0.pth")
+    network = SegmentorConfig(head_width=16, linear_fusion=LinearFusionConfig())
+    begun = M3L(network=network, imagenet=path)
+    plain = MixTransformer("mit_b0")
+    import_imagenet_encoder(path, plain)
+    for encoder in (begun.network.encoder, begun.teacher_network.encoder):
+        own = encoder.state_dict()
+        shared = [name for name in own if ".norms." not in name and name != "mask_token"]
+        assert {n: own[n].tolist() for n in shared} == {
+            n: plain.state_dict()[n].tolist() for n in shared
+        }
+        norms = [name for name in own if ".norms." in name]
+        assert len(norms) + len(shared) + 1 == len(own) and norms
+        for name in norms:
+            bare = re.sub(r"norms\.\d\.", "", name)
+            assert torch.equal(own[name], plain.state_dict()[bare]), name
+    with pytest.raises(CheckpointError, match="wrong shape"):
+        M3L(network=replace(network, encoder="mit_b1"), imagenet=path)
 
 
 def test_color_changes_by_hand():

@@ -40,6 +40,7 @@ class AnySegStudent(SegmentationMethod):
         mad: semantic distillation.
         start_from_teacher: begin with the teacher's weights instead of random ones; the networks must be
             alike. The published student begins with ImageNet's.
+        start_from: checkpoint whose weights the student starts from instead.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
 
@@ -57,10 +58,11 @@ class AnySegStudent(SegmentationMethod):
         cmd: CmdConfig = CmdConfig(),  # noqa: B008 (frozen)
         mad: MadConfig = MadConfig(),  # noqa: B008 (frozen)
         start_from_teacher: bool = False,
+        start_from: Path | None = None,
         imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer, seed)
+        super().__init__(network, optimizer, seed, start_from, imagenet)
         if not isinstance(self.network, AnymodalSegmentor):
             raise ValueError("AnySeg's student averages modalities: linear_fusion must be null")
         frozen = load_trained(Path(teacher)).anymodal.requires_grad_(False)
@@ -69,9 +71,9 @@ class AnySegStudent(SegmentationMethod):
                 f"the teacher {teacher} has {frozen.config.classes} classes, the student "
                 f"{network.classes}"
             )
-        if imagenet is not None:
-            self.start_from_imagenet(Path(imagenet))
         if start_from_teacher:
+            if start_from is not None or imagenet is not None:
+                raise ValueError("start_from_teacher leaves no room for start_from or imagenet")
             try:
                 self.network.load_state_dict(frozen.state_dict())
             except RuntimeError as error:

@@ -16,34 +16,56 @@ from anyseg_ros.evaluation.metrics import ConfusionMatrix
 from anyseg_ros.modality import Modality, subset_name
 from training.data.batches import Batch
 from training.methods.schedule import OptimizerConfig, make_optimizer
+from training.models.checkpoint import start_network
 from training.models.encoder import MixTransformer
+from training.models.linear_fusion import LinearFusionEncoder
 from training.models.network import Network, make_network
 from training.models.reference_checkpoints import import_imagenet_encoder
 from training.models.segmentor import SegmentorConfig, full_size
 
 
 class SegmentationMethod(lightning.LightningModule):
-    """A method that trains ``self.network``; subclasses define ``training_step``."""
+    """A method that trains ``self.network``; subclasses define ``training_step``.
 
-    def __init__(self, network: SegmentorConfig, optimizer: OptimizerConfig, seed: int = 0) -> None:
+    Args:
+        network: what is trained.
+        optimizer: how.
+        seed: of the weights and of dropout.
+        start_from: checkpoint whose weights the network starts from, to go on with other data or settings.
+        imagenet: file of ImageNet weights that the encoder begins with, ``mit_b0.pth`` and its like. Without
+            either all weights begin random.
+
+    Raises:
+        CheckpointError: if ``start_from`` or ``imagenet`` cannot be read or is of another network.
+        ValueError: if both are given, or ``imagenet`` for an encoder that is no Mix Transformer.
+    """
+
+    def __init__(
+        self,
+        network: SegmentorConfig,
+        optimizer: OptimizerConfig,
+        seed: int = 0,
+        start_from: Path | None = None,
+        imagenet: Path | None = None,
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.network = make_network(network)
+        if start_from is not None and imagenet is not None:
+            raise ValueError("start_from and imagenet both say where to begin; give one of them")
+        if start_from is not None:
+            start_network(self.network, Path(start_from))
+        if imagenet is not None:
+            self._start_from_imagenet(Path(imagenet))
         self.optimizer_config = optimizer
         self.seed = seed
         self._matrices: dict[str, ConfusionMatrix] = {}
         self.sensors: tuple[Modality, ...] = self.network.modalities
         """those of the network that the data set has and the run trains on"""
 
-    def start_from_imagenet(self, path: Path) -> None:
-        """Give the encoder published ImageNet weights (``mit_b0.pth`` and its like).
-
-        Raises:
-            CheckpointError: if they do not fit.
-            ValueError: if the encoder is no Mix Transformer with one set of norms.
-        """
+    def _start_from_imagenet(self, path: Path) -> None:
         encoder = self.network.encoder
-        if not isinstance(encoder, MixTransformer):
+        if not isinstance(encoder, MixTransformer | LinearFusionEncoder):
             raise ValueError(
                 f"ImageNet weights are for mit_b0 .. mit_b5, not {type(encoder).__name__}"
             )

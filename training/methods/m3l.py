@@ -13,6 +13,8 @@ all samples, labelled or not. It needs no teacher trained beforehand, hence no l
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,8 @@ class M3L(MeanTeacher):
         optimizer: how.
         ohem: the supervised loss.
         teacher: the average and its loss.
+        start_from: checkpoint whose weights the network starts from.
+        imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights, of masks and of dropout.
     """
 
@@ -47,9 +51,20 @@ class M3L(MeanTeacher):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         ohem: OhemConfig = OhemConfig(),  # noqa: B008 (frozen)
         teacher: TeacherConfig = TeacherConfig(),  # noqa: B008 (frozen)
+        start_from: Path | None = None,
+        imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer, ohem, teacher, modality_dropout=True, seed=seed)
+        super().__init__(
+            network,
+            optimizer,
+            ohem,
+            teacher,
+            modality_dropout=True,
+            start_from=start_from,
+            imagenet=imagenet,
+            seed=seed,
+        )
 
     def shown_to_teacher(self, view: View) -> Tensor:
         """bool[N, M]: everything there is."""
@@ -68,6 +83,8 @@ class AnySegM3L(M3L):
             trained beforehand, as this one knows little more than its student.
         cmd: cross-modal distillation.
         mad: semantic distillation.
+        start_from: checkpoint whose weights the network starts from.
+        imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights, of masks and of dropout.
 
     Raises:
@@ -83,9 +100,11 @@ class AnySegM3L(M3L):
         umd: UmdConfig = UmdConfig(weight=0.5),  # noqa: B008 (frozen)
         cmd: CmdConfig = CmdConfig(weight=1.0),  # noqa: B008 (frozen)
         mad: MadConfig = MadConfig(weight=2.0),  # noqa: B008 (frozen)
+        start_from: Path | None = None,
+        imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer, ohem, teacher, seed)
+        super().__init__(network, optimizer, ohem, teacher, start_from, imagenet, seed)
         if not isinstance(self.network, AnymodalSegmentor):
             raise ValueError(
                 "AnySeg distils into a network that averages modalities, without linear_fusion"

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -71,6 +72,8 @@ class MagicStyle(SegmentationMethod):
         optimizer: how.
         ohem: the supervised loss.
         selection: the selected prediction.
+        start_from: checkpoint whose weights the network starts from.
+        imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
 
     Raises:
@@ -83,9 +86,11 @@ class MagicStyle(SegmentationMethod):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         ohem: OhemConfig = OhemConfig(),  # noqa: B008 (frozen)
         selection: SelectionConfig = SelectionConfig(),
+        start_from: Path | None = None,
+        imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer, seed)
+        super().__init__(network, optimizer, seed, start_from, imagenet)
         if not isinstance(self.network, AnymodalSegmentor):
             raise ValueError("ranking needs a network that averages modalities, not Linear Fusion")
         self.ohem, self.selection = ohem, selection

@@ -14,6 +14,7 @@ That is the published baseline (arXiv 2304.10756); the teacher of ``training/met
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -149,6 +150,8 @@ class MeanTeacher(SegmentationMethod):
         ohem: the supervised loss.
         teacher: the average and its loss.
         modality_dropout: mask sensors of student and teacher as above.
+        start_from: checkpoint whose weights the network starts from.
+        imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights, of masks and of dropout.
     """
 
@@ -159,9 +162,11 @@ class MeanTeacher(SegmentationMethod):
         ohem: OhemConfig = OhemConfig(),  # noqa: B008 (frozen)
         teacher: TeacherConfig = TeacherConfig(),
         modality_dropout: bool = False,
+        start_from: Path | None = None,
+        imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer, seed)
+        super().__init__(network, optimizer, seed, start_from, imagenet)
         self.ohem = ohem
         self.teacher_config = teacher
         self.modality_dropout = modality_dropout

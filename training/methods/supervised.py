@@ -17,7 +17,6 @@ from training.data.batches import Batch
 from training.losses.ohem import ohem_cross_entropy
 from training.methods.base import SegmentationMethod, present_pairs
 from training.methods.schedule import OptimizerConfig
-from training.models.checkpoint import start_network
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
 
 
@@ -92,7 +91,7 @@ class Supervised(SegmentationMethod):
 
     Raises:
         ValueError: if ``alone`` is set for a network that does not average modalities.
-        CheckpointError: if ``start_from`` cannot be read or is of another network.
+        CheckpointError: if ``start_from`` or ``imagenet`` cannot be read or is of another network.
     """
 
     def __init__(
@@ -105,17 +104,13 @@ class Supervised(SegmentationMethod):
         imagenet: Path | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer, seed)
-        if imagenet is not None:
-            self.start_from_imagenet(Path(imagenet))
+        super().__init__(network, optimizer, seed, start_from, imagenet)
         self.ohem = ohem
         self.alone = alone
         if alone and not isinstance(self.network, AnymodalSegmentor):
             raise ValueError(
                 "alone needs a network that averages modalities: linear_fusion must be null"
             )
-        if start_from is not None:
-            start_network(self.network, start_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.alone:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.models.checkpoint import CheckpointError
 from training.models.encoder import MIT_SIZES, MitSize, MixTransformer
-from training.models.linear_fusion import LinearFusionSegmentor
+from training.models.linear_fusion import LinearFusionEncoder, LinearFusionSegmentor, ModalityNorm
 from training.models.segmentor import (
     AnymodalSegmentor,
     LinearFusionConfig,
@@ -191,15 +191,29 @@ def _m3l_name(name: str) -> str | None:
     return _own_name(name) if plain else None
 
 
-def import_imagenet_encoder(path: Path, encoder: MixTransformer) -> None:
+def import_imagenet_encoder(path: Path, encoder: MixTransformer | LinearFusionEncoder) -> None:
     """Load ImageNet weights of a MiT (``mit_b0.pth`` and its like) into an encoder of the same size.
+
+    Every modality's layer norm of a Linear Fusion encoder gets the same weights, as in M3L's code; its mask
+    token, of which ImageNet knows nothing, stays as it is.
 
     Raises:
         CheckpointError: naming the keys that are missing, unknown or of another shape.
     """
     renamed = _renamed(read_state_dict(path), path)
     stripped = {name.removeprefix("encoder."): value for name, value in renamed.items()}
-    _load(encoder, stripped, set(), path)
+    if isinstance(encoder, MixTransformer):
+        _load(encoder, stripped, set(), path)
+        return
+    norms = {name for name, part in encoder.named_modules() if isinstance(part, ModalityNorm)}
+    spread: dict[str, Tensor] = {}
+    for name, value in stripped.items():
+        module, _, leaf = name.rpartition(".")
+        if module in norms:
+            spread |= {f"{module}.norms.{i}.{leaf}": value for i in range(encoder.modalities)}
+        else:
+            spread[name] = value
+    _load(encoder, spread, {"mask_token"}, path)
 
 
 def _renamed(source: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
