@@ -42,7 +42,7 @@ from training.data.published import PUBLISHED, comparison
 from training.data.published import SPLIT as PUBLISHED_SPLIT
 from training.data.sources import Frame, FrameSource, open_source
 from training.data.street import DataSetError, ImageSpec, StreetData
-from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
+from training.models.checkpoint import TrainedSegmentor, load_trained
 from training.models.graphs import (
     ENSEMBLE,
     add_network_options,
@@ -52,6 +52,7 @@ from training.models.graphs import (
 )
 from training.models.linear_fusion import LinearFusionSegmentor
 from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES, import_anyseg
+from training.models.strict import CheckpointError
 
 Subset = tuple[Modality, ...]
 Output = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]

@@ -25,7 +25,7 @@ from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality
-from training.models.checkpoint import CheckpointError, TrainedSegmentor, load_trained
+from training.models.checkpoint import TrainedSegmentor, load_trained
 from training.models.graphs import (
     ENSEMBLE,
     EncodeGraph,
@@ -36,6 +36,7 @@ from training.models.graphs import (
     exportable_segment,
 )
 from training.models.linear_fusion import LinearFusionSegmentor
+from training.models.strict import CheckpointError
 
 LABEL_AGREEMENT = 0.9995
 """Share of pixels that must have the same label in torch and ONNX Runtime; the rest are near ties."""
@@ -76,7 +77,11 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
             "seeds": {"method": trained.method["seed"], "data": data["seed"]},
             "steps": trained.steps,
             **{key: data[key] for key in ("label_fraction",) if key in data},
-            **{key: trained.method[key] for key in ("weights",) if key in trained.method},
+            **{
+                key: trained.method[key]
+                for key in ("weights", "start_from", "imagenet")
+                if key in trained.method
+            },
             "encoder": trained.network.config.encoder,
             "late_stages": trained.network.config.late_stages,
             "metrics": metrics,

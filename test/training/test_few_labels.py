@@ -25,7 +25,8 @@ from training.data.few_labels import (
 )
 from training.data.street import DataSetError, ImageSpec, StreetData
 from training.data.transforms import AugmentConfig
-from training.models.checkpoint import CheckpointError, load_trained
+from training.models.checkpoint import load_trained
+from training.models.strict import CheckpointError
 
 SPEC = ImageSpec(WIDTH, HEIGHT)
 CROP = AugmentConfig(crop_height=32, crop_width=64)

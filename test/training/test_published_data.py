@@ -29,7 +29,6 @@ from training.methods.m3l import M3L, AnySegM3L
 from training.methods.magic_style import MagicStyle
 from training.methods.mean_teacher import MeanTeacher
 from training.methods.supervised import Supervised
-from training.models.checkpoint import CheckpointError
 from training.models.encoder import MixTransformer
 from training.models.reference_checkpoints import (
     IMAGENET_CAMERA,
@@ -42,6 +41,7 @@ from training.models.segmentor import (
     NormalizationConfig,
     SegmentorConfig,
 )
+from training.models.strict import CheckpointError
 
 SIDE = 64
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,13 +4,13 @@ import pytest
 import torch
 from test_models import transformers_twin
 
-from training.models.checkpoint import CheckpointError
 from training.models.encoder import MixTransformer
 from training.models.reference_checkpoints import (
     import_anyseg,
     import_imagenet_encoder,
     import_m3l,
 )
+from training.models.strict import CheckpointError
 
 CHANNELS, REDUCTIONS, BEFORE = (32, 64, 160, 256), (8, 4, 2, 1), (3, 32, 64, 160)
 

@@ -14,8 +14,9 @@ from training import evaluate, export, train
 from training.data.batches import Batch
 from training.methods.schedule import OptimizerConfig, rate_factor
 from training.methods.supervised import Supervised, supervised_loss
-from training.models.checkpoint import CheckpointError, load_trained
+from training.models.checkpoint import load_trained
 from training.models.segmentor import LinearFusionConfig, SegmentorConfig
+from training.models.strict import CheckpointError
 
 
 def test_learning_rate_warms_up_and_decays():

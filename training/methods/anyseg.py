@@ -23,7 +23,7 @@ from training.losses.umd import UmdConfig, unimodal_distillation
 from training.methods.base import SegmentationMethod, all_pairs, present_pairs
 from training.methods.schedule import OptimizerConfig
 from training.methods.supervised import OhemConfig
-from training.models.checkpoint import load_trained
+from training.models.checkpoint import copy_weights, load_trained
 from training.models.segmentor import AnymodalSegmentor, Features, SegmentorConfig, full_size
 
 
@@ -31,7 +31,7 @@ class AnySegStudent(SegmentationMethod):
     """Supervision and three distillation terms.
 
     Args:
-        teacher: checkpoint of the teacher.
+        teacher: checkpoint of the teacher, or folder of an exported model.
         network: the student; its encoder may differ from the teacher's.
         optimizer: how it is trained.
         ohem: the supervised loss.
@@ -40,12 +40,13 @@ class AnySegStudent(SegmentationMethod):
         mad: semantic distillation.
         start_from_teacher: begin with the teacher's weights instead of random ones; the networks must be
             alike. The published student begins with ImageNet's.
-        start_from: checkpoint whose weights the student starts from instead.
+        start_from: checkpoint or exported model whose weights the student starts from instead.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
 
     Raises:
-        ValueError: if teacher and student differ in their classes, or where they must be alike.
+        ValueError: if teacher and student differ in their classes.
+        CheckpointError: if weights to teach or to start from cannot be read or are of another network.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class AnySegStudent(SegmentationMethod):
         super().__init__(network, optimizer, seed, start_from, imagenet)
         if not isinstance(self.network, AnymodalSegmentor):
             raise ValueError("AnySeg's student averages modalities: linear_fusion must be null")
-        frozen = load_trained(Path(teacher)).anymodal.requires_grad_(False)
+        trained = load_trained(Path(teacher))
+        frozen = trained.anymodal.requires_grad_(False)
         if frozen.config.classes != network.classes:
             raise ValueError(
                 f"the teacher {teacher} has {frozen.config.classes} classes, the student "
@@ -74,12 +76,8 @@ class AnySegStudent(SegmentationMethod):
         if start_from_teacher:
             if start_from is not None or imagenet is not None:
                 raise ValueError("start_from_teacher leaves no room for start_from or imagenet")
-            try:
-                self.network.load_state_dict(frozen.state_dict())
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the student cannot begin as the teacher {teacher}: {error}"
-                ) from None
+            copy_weights(self.network, trained, Path(teacher))
+            self.begun["start_from"] = teacher
         # Not a submodule: it is in no checkpoint of the student, and stays in evaluation mode.
         self._teacher = (frozen,)
         self.projections = nn.ModuleList(

@@ -31,7 +31,8 @@ class SegmentationMethod(lightning.LightningModule):
         network: what is trained.
         optimizer: how.
         seed: of the weights and of dropout.
-        start_from: checkpoint whose weights the network starts from, to go on with other data or settings.
+        start_from: checkpoint or exported model whose weights the network starts from, to go on with other
+            data or settings.
         imagenet: file of ImageNet weights that the encoder begins with, ``mit_b0.pth`` and its like. Without
             either all weights begin random.
 
@@ -59,6 +60,7 @@ class SegmentationMethod(lightning.LightningModule):
             self._start_from_imagenet(Path(imagenet))
         self.optimizer_config = optimizer
         self.seed = seed
+        self.begun = {"start_from": start_from, "imagenet": imagenet}
         self._matrices: dict[str, ConfusionMatrix] = {}
         self.sensors: tuple[Modality, ...] = self.network.modalities
         """those of the network that the data set has and the run trains on"""
@@ -142,7 +144,8 @@ class SegmentationMethod(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the network is and was trained on as plain data, for weights-only loading."""
         checkpoint["segmentor"] = asdict(self.network.config)
-        checkpoint["method"] = {"name": type(self).__name__, "seed": self.seed}
+        begun = {key: str(path) for key, path in self.begun.items() if path is not None}
+        checkpoint["method"] = {"name": type(self).__name__, "seed": self.seed, **begun}
         data = getattr(self.trainer, "datamodule", None)
         checkpoint["data"] = data.describe() if data is not None else {}
 

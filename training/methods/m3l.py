@@ -40,7 +40,7 @@ class M3L(MeanTeacher):
         optimizer: how.
         ohem: the supervised loss.
         teacher: the average and its loss.
-        start_from: checkpoint whose weights the network starts from.
+        start_from: checkpoint or exported model whose weights the network starts from.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights, of masks and of dropout.
     """
@@ -83,7 +83,7 @@ class AnySegM3L(M3L):
             trained beforehand, as this one knows little more than its student.
         cmd: cross-modal distillation.
         mad: semantic distillation.
-        start_from: checkpoint whose weights the network starts from.
+        start_from: checkpoint or exported model whose weights the network starts from.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights, of masks and of dropout.
 

@@ -72,7 +72,7 @@ class MagicStyle(SegmentationMethod):
         optimizer: how.
         ohem: the supervised loss.
         selection: the selected prediction.
-        start_from: checkpoint whose weights the network starts from.
+        start_from: checkpoint or exported model whose weights the network starts from.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
 

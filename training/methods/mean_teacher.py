@@ -150,7 +150,7 @@ class MeanTeacher(SegmentationMethod):
         ohem: the supervised loss.
         teacher: the average and its loss.
         modality_dropout: mask sensors of student and teacher as above.
-        start_from: checkpoint whose weights the network starts from.
+        start_from: checkpoint or exported model whose weights the network starts from.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights, of masks and of dropout.
     """

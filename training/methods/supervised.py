@@ -85,7 +85,7 @@ class Supervised(SegmentationMethod):
         alone: weight of a second loss, that of each present modality's own prediction. The images are
             encoded anyway, so that a modality that says little learns from every sample for the price
             of the head.
-        start_from: checkpoint whose weights the network starts from, to go on with other data or settings.
+        start_from: checkpoint or exported model whose weights the network starts from.
         imagenet: file of ImageNet weights that the encoder begins with; random ones otherwise.
         seed: of the weights and of dropout.
 

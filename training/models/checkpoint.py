@@ -1,4 +1,4 @@
-"""Reading this project's checkpoints, weights only: nothing is unpickled."""
+"""Reading this project's checkpoints and exported models, weights only: nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from training.models.exported import import_exported
 from training.models.network import Network, make_network
 from training.models.segmentor import (
     AnymodalSegmentor,
@@ -15,14 +16,11 @@ from training.models.segmentor import (
     NormalizationConfig,
     SegmentorConfig,
 )
+from training.models.strict import CheckpointError
 
 Weights = Literal["auto", "student", "teacher"]
 """Which network of a checkpoint: ``auto`` is the averaged teacher where the method keeps one."""
 _PREFIXES = {"student": "network.", "teacher": "teacher.module."}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class TrainedSegmentor:
     """name and seed of the method"""
     data: dict[str, Any]
     """what the data module said about itself"""
+    folded: bool = False
+    """whether it was exported in between: its batch norm is part of other weights"""
 
     @property
     def anymodal(self) -> AnymodalSegmentor:
@@ -50,15 +50,17 @@ class TrainedSegmentor:
 
 
 def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
-    """Read a checkpoint that ``training/train.py`` wrote. Every weight must be there and fit.
+    """Read a checkpoint of ``training/train.py`` or an exported model. Every weight must be there and fit.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a model that ``training/export.py`` wrote.
         weights: the network wanted; only methods with an averaged teacher have two.
 
     Raises:
         CheckpointError: if the file is missing, damaged, no checkpoint of this project, or has no teacher.
     """
+    if path.is_dir():
+        return _load_exported(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     try:
@@ -93,14 +95,54 @@ def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
     )
 
 
+def _load_exported(folder: Path) -> TrainedSegmentor:
+    network, card = import_exported(folder)
+    said = card.provenance
+    seeds = said.get("seeds", {})
+    return TrainedSegmentor(
+        network,
+        int(said.get("steps", 0)),
+        {"name": said.get("method", "unknown"), "seed": seeds.get("method", 0)},
+        {
+            "name": said.get("data", "unknown"),
+            "synthetic_only": card.synthetic_only,
+            "modality_dropout": bool(said.get("modality_dropout", False)),
+            "seed": seeds.get("data", 0),
+            "modalities": [m.label for m in card.modalities],
+            "input_width": card.input_width,
+            "input_height": card.input_height,
+            "encodings": {
+                m.label: {"name": e.name, "settings": dict(e.settings)}
+                for m, e in card.encodings.items()
+            },
+            "class_names": list(card.classes.names),
+            "class_colors": [list(color) for color in card.classes.colors],
+        },
+        folded=True,
+    )
+
+
 def start_network(network: Network, path: Path) -> None:
     """Give a new network the weights of a trained one of the same make.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read, or its network differs; the message names where.
     """
-    trained = load_trained(path).network
+    copy_weights(network, load_trained(path), path)
+
+
+def copy_weights(network: Network, trained: TrainedSegmentor, path: Path) -> None:
+    """Give a new network the weights of ``trained``, which was read from ``path``.
+
+    Raises:
+        CheckpointError: if the networks differ; the message names where.
+    """
+    if trained.folded and not network.config.frozen_norm:
+        raise CheckpointError(
+            f"cannot start from {path}: its batch norm is folded into other weights and has no statistics; "
+            "keep it as it is by --model.network.frozen_norm true"
+        )
     try:
-        network.load_state_dict(trained.state_dict(), strict=True)
+        network.load_state_dict(trained.network.state_dict(), strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"cannot start from {path}: {error}") from None

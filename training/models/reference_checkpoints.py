@@ -14,8 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from training.models.checkpoint import CheckpointError
-from training.models.encoder import MIT_SIZES, MitSize, MixTransformer
+from training.models.encoder import MixTransformer
 from training.models.linear_fusion import LinearFusionEncoder, LinearFusionSegmentor, ModalityNorm
 from training.models.segmentor import (
     AnymodalSegmentor,
@@ -23,6 +22,7 @@ from training.models.segmentor import (
     NormalizationConfig,
     SegmentorConfig,
 )
+from training.models.strict import CheckpointError, listed, load_strictly, mit_size
 
 _UNIT = (1.0, 1.0, 1.0)
 _ZERO = (0.0, 0.0, 0.0)
@@ -109,7 +109,7 @@ def import_anyseg(path: Path, normalization: NormalizationConfig = RAW_BYTES) ->
     renamed = _renamed(source, path)
     try:
         config = SegmentorConfig(
-            encoder=_size_of(renamed, path),
+            encoder=mit_size(renamed, path),
             head_width=len(renamed["head.projections.0.weight"]),
             classes=len(renamed["head.classifier.weight"]),
             normalization=normalization,
@@ -118,7 +118,7 @@ def import_anyseg(path: Path, normalization: NormalizationConfig = RAW_BYTES) ->
         raise CheckpointError(f"{path} has no {error.args[0]} (in this project's names)") from None
     network = AnymodalSegmentor(config)
     own = {"mean", "std", "head.norm.num_batches_tracked"}
-    _load(network, renamed, own, path)
+    load_strictly(network, renamed, own, path)
     return network.eval()
 
 
@@ -144,7 +144,7 @@ def import_m3l(
     try:
         first = {n.replace("norms.0.", ""): v for n, v in renamed.items() if ".norms.0." in n}
         config = SegmentorConfig(
-            encoder=_size_of(first, path),
+            encoder=mit_size(first, path),
             head_width=len(renamed["head.projections.0.weight"]),
             classes=len(renamed["head.classifier.weight"]),
             normalization=IMAGENET_CAMERA,
@@ -157,7 +157,7 @@ def import_m3l(
     own = {"mean", "std", "head.norm.num_batches_tracked"}
     if "encoder.mask_token" not in renamed:
         own.add("encoder.mask_token")
-    _load(network, renamed, own, path)
+    load_strictly(network, renamed, own, path)
     return network.eval()
 
 
@@ -169,7 +169,7 @@ def _of_role(source: Mapping[str, Tensor], role: Role, path: Path) -> dict[str, 
         raise CheckpointError(f"{path} holds a {roles.pop()} only; expected student and teacher")
     strays = [name for name in source if not name.startswith(("student.", "teacher."))]
     if strays:
-        raise CheckpointError(f"{path} has keys of neither student nor teacher: {_listed(strays)}")
+        raise CheckpointError(f"{path} has keys of neither student nor teacher: {listed(strays)}")
     prefix = f"{role}."
     return {n.removeprefix(prefix): v for n, v in source.items() if n.startswith(prefix)}
 
@@ -203,7 +203,7 @@ def import_imagenet_encoder(path: Path, encoder: MixTransformer | LinearFusionEn
     renamed = _renamed(read_state_dict(path), path)
     stripped = {name.removeprefix("encoder."): value for name, value in renamed.items()}
     if isinstance(encoder, MixTransformer):
-        _load(encoder, stripped, set(), path)
+        load_strictly(encoder, stripped, set(), path)
         return
     norms = {name for name, part in encoder.named_modules() if isinstance(part, ModalityNorm)}
     spread: dict[str, Tensor] = {}
@@ -213,7 +213,7 @@ def import_imagenet_encoder(path: Path, encoder: MixTransformer | LinearFusionEn
             spread |= {f"{module}.norms.{i}.{leaf}": value for i in range(encoder.modalities)}
         else:
             spread[name] = value
-    _load(encoder, spread, {"mask_token"}, path)
+    load_strictly(encoder, spread, {"mask_token"}, path)
 
 
 def _renamed(source: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -238,7 +238,7 @@ def _translated(
         else:
             renamed[target] = value
     if unknown:
-        raise CheckpointError(f"{path} has keys that no {kind} has: {_listed(unknown)}")
+        raise CheckpointError(f"{path} has keys that no {kind} has: {listed(unknown)}")
     return renamed
 
 
@@ -251,41 +251,3 @@ def _own_name(name: str) -> str | None:
             # Stages count from 1 there and from 0 here.
             return match.expand(target.replace("{}", str(int(match[1]) - 1)))
     return None
-
-
-def _size_of(weights: Mapping[str, Tensor], path: Path) -> str:
-    channels = [len(weights[f"encoder.stages.{s}.norm.weight"]) for s in range(4)]
-    depths = [
-        sum(f"encoder.stages.{s}.blocks.{i}.norm1.weight" in weights for i in range(100))
-        for s in range(4)
-    ]
-    for name, size in MIT_SIZES.items():
-        if size == MitSize(tuple(channels), tuple(depths)):  # type: ignore[arg-type]
-            return name
-    raise CheckpointError(f"{path}: no MiT has channels {channels} and depths {depths}")
-
-
-def _load(
-    module: torch.nn.Module, weights: Mapping[str, Tensor], own: set[str], path: Path
-) -> None:
-    expected = module.state_dict()
-    missing = sorted(set(expected) - own - set(weights))
-    unknown = sorted(set(weights) - set(expected))
-    shapes = [
-        f"{name} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
-        for name, value in sorted(weights.items())
-        if name in expected and value.shape != expected[name].shape
-    ]
-    problems = [
-        f"{what}: {_listed(names)}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("wrong shape", shapes))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit; {'; '.join(problems)}")
-    module.load_state_dict({**expected, **weights})
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

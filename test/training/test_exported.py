@@ -1,0 +1,190 @@
+"""Exported models as networks to train on: the same weights and logits, and training goes on from there."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from street_on_disk import HEIGHT, WIDTH, write_street
+from test_training import fit, tiny_config
+from tiny_model import tiny_card
+
+from anyseg_ros.classes import CITYSCAPES_19
+from anyseg_ros.engine import load_engine
+from anyseg_ros.modality import MODALITIES, Modality
+from training import quantize
+from training.export import export
+from training.methods.anyseg import AnySegStudent
+from training.methods.supervised import Supervised
+from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.network import make_network
+from training.models.segmentor import (
+    LinearFusionConfig,
+    NormalizationConfig,
+    SegmentorConfig,
+    full_size,
+)
+from training.models.strict import CheckpointError
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBSETS = ((Modality.CAMERA,), (Modality.DEPTH, Modality.LIDAR), MODALITIES)
+
+
+def data():
+    card = tiny_card(WIDTH, HEIGHT, classes=CITYSCAPES_19)
+    return {
+        "name": "a test",
+        "synthetic_only": True,
+        "modality_dropout": True,
+        "seed": 3,
+        "modalities": [m.label for m in MODALITIES],
+        "input_width": WIDTH,
+        "input_height": HEIGHT,
+        "encodings": {
+            m.label: {"name": e.name, "settings": dict(e.settings)}
+            for m, e in card.encodings.items()
+        },
+        "class_names": list(CITYSCAPES_19.names),
+        "class_colors": [list(color) for color in CITYSCAPES_19.colors],
+    }
+
+
+def exported(config, folder):
+    """A network with random weights and statistics, exported; the weights as they were."""
+    torch.manual_seed(1)
+    network = make_network(config).eval()
+    torch.nn.init.normal_(network.head.classifier.weight, std=0.3)
+    network.head.norm.running_mean.normal_()
+    network.head.norm.running_var.uniform_(0.5, 2.0)
+    with torch.no_grad():  # as after training: no two tensors are alike
+        for value in network.parameters():
+            value.add_(0.01 * torch.randn_like(value))
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    trained = TrainedSegmentor(network, 7, {"name": "Supervised", "seed": 2}, data())
+    card = export(trained, folder, "small")
+    original = make_network(config).eval()
+    original.load_state_dict(weights)
+    return original, card
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "small"
+    normalization = NormalizationConfig(event_mean=(0.1, 0.2, 0.3), event_std=(0.5, 0.6, 0.7))
+    config = SegmentorConfig(head_width=32, classes=19, normalization=normalization)
+    original, card = exported(config, folder)
+    return folder, original, card
+
+
+def images(count=2, height=HEIGHT, width=WIDTH):
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 4, 3, height, width), generator=rng, dtype=torch.uint8)
+
+
+def test_it_is_the_network_that_was_exported(model):
+    folder, original, card = model
+    trained = load_trained(folder)
+    network = trained.anymodal
+    assert network.config.frozen_norm and not network.training
+    assert network.config.head_width == 32 and network.config.encoder == "mit_b0"
+    assert network.config.normalization == original.config.normalization
+    before = original.state_dict()
+    for name, value in network.state_dict().items():
+        if name.startswith("encoder.") or name in ("mean", "std"):
+            assert torch.equal(value, before[name]), name
+    for one, other in zip(
+        network.predict_subsets(images(), SUBSETS),
+        original.predict_subsets(images(), SUBSETS),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert trained.data == data() and trained.steps == 7
+    assert trained.method == {"name": "Supervised", "seed": 2}
+    assert card.classes == CITYSCAPES_19
+
+
+def test_training_goes_on_from_it(model, tmp_path):
+    folder, original, _ = model
+    config = SegmentorConfig(
+        head_width=32, dropout=0.0, frozen_norm=True, normalization=original.config.normalization
+    )
+    for method in (
+        Supervised(config, start_from=folder),
+        AnySegStudent(folder, config, start_from_teacher=True),
+    ):
+        # In training too: the norm changes nothing, so the first step sees what the model says.
+        network = method.network.train()
+        present = torch.tensor([[1, 0, 1, 1], [0, 1, 0, 0]], dtype=torch.bool)
+        torch.testing.assert_close(
+            network.predictions(images(), present)[-1],
+            original.predictions(images(), present)[-1],
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    loose = SegmentorConfig(head_width=32)
+    with pytest.raises(CheckpointError, match=r"folded.*--model\.network\.frozen_norm true"):
+        Supervised(loose, start_from=folder)
+    with pytest.raises(CheckpointError, match="folded"):
+        AnySegStudent(folder, loose, start_from_teacher=True)
+    AnySegStudent(folder, loose)  # to teach it need not be trained
+
+
+def test_fine_tuned_and_exported_again(model, tmp_path):
+    """The documented way, by its command line."""
+    folder, _, _ = model
+    street = write_street(tmp_path / "street")
+    config = tiny_config(street, tmp_path / "tiny.yaml")
+    more = ["--model.init_args.network.frozen_norm", "true"]
+    more += ["--model.init_args.start_from", str(folder)]
+    tuned = load_trained(fit(config, tmp_path, *more))
+    assert not tuned.folded and tuned.network.config.frozen_norm
+    start = load_trained(folder).network.state_dict()["head.norm.running_var"]
+    assert torch.equal(tuned.network.state_dict()["head.norm.running_var"], start)
+    assert tuned.method["start_from"] == str(folder)
+    card = export(tuned, tmp_path / "tuned", "tuned")
+    assert card.provenance["start_from"] == str(folder)
+
+
+def test_the_shipped_model_can_be_trained_on():
+    folder = ROOT / "models" / "anyseg_street_b0"
+    trained = load_trained(folder)
+    engine = load_engine(folder, "onnxruntime", 1)
+    height, width = engine.card.input_height, engine.card.input_width
+    batch = images(1, height, width)
+    logits = trained.network.predict_subsets(batch, (MODALITIES,))[0]
+    labels = full_size(logits, height, width, False).argmax(-1)[0]
+    found = engine.segment(batch[0].permute(0, 2, 3, 1).numpy(), np.arange(4)).labels
+    assert (labels.numpy() == found).mean() > 0.999
+
+
+def refused(folder, match):
+    with pytest.raises(CheckpointError, match=match):
+        load_trained(folder)
+
+
+def test_models_that_cannot_be_trained_on_are_named(model, tmp_path):
+    folder, _, _ = model
+    refused(tmp_path, "no model file .*encode.onnx")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for graph in ("encode", "fuse"):
+        (damaged / f"{graph}.onnx").write_bytes((folder / f"{graph}.onnx").read_bytes())
+    (damaged / "fuse.onnx").write_bytes(b"no graph")
+    refused(damaged, r"fuse\.onnx")
+    convolutional = SegmentorConfig(encoder="fast_xs", late_stages=2, head_width=32)
+    exported(convolutional, tmp_path / "fast")
+    refused(tmp_path / "fast", "fast has no weights .*mit_b0")
+    fusion = SegmentorConfig(head_width=32, linear_fusion=LinearFusionConfig())
+    exported(fusion, tmp_path / "fusion")
+    refused(tmp_path / "fusion", "no model file .*encode.onnx")
+    street = write_street(tmp_path / "street")
+    small = tmp_path / "int8"
+    more = ["--data", str(street), "--frames", "2", "--workers", "0"]
+    quantize.main([str(folder), str(small), *more])
+    refused(small, "int8 has no weights .*floating-point")
+    graph = onnx.load(folder / "encode.onnx")
+    del graph.graph.initializer[5]
+    onnx.save(graph, damaged / "encode.onnx")
+    (damaged / "fuse.onnx").write_bytes((folder / "fuse.onnx").read_bytes())
+    refused(damaged, "does not fit; missing: encoder")
