@@ -26,6 +26,8 @@ CASES = {
     # No pixel is that wrong, so that the hardest sixteenth of the joint batch counts.
     "hardest share": {"ohem": OhemConfig(threshold=1e-6)},
     # A fifth of the pixels is right, wherever they are.
+    # The first process has no sensor beside another.
+    "alone": {"alone": 0.5, "ohem": OhemConfig(threshold=0.2)},
     "unequal counts": {"ohem": OhemConfig(threshold=0.2), "mad": MadConfig(weight=0.0)},
 }
 

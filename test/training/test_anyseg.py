@@ -1,6 +1,7 @@
 """AnySeg's distillation: each term by hand, and a teacher-student run from the command line."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -18,7 +19,10 @@ from training.losses.cmd import (
 from training.losses.distances import channel_kl, cosine, normalized_l2
 from training.losses.mad import MadConfig, semantic_distillation
 from training.losses.umd import UmdConfig, unimodal_distillation
+from training.methods.anyseg import AnySegStudent
+from training.methods.supervised import OhemConfig
 from training.models.checkpoint import load_trained
+from training.models.segmentor import AnymodalSegmentor, SegmentorConfig
 
 # Two samples, three modalities; the student sees (0, 0), (0, 2) and (1, 1).
 MODALITIES = 3
@@ -193,3 +197,51 @@ def test_the_teacher_sees_only_sensors_that_the_data_set_has(street, tmp_path):
     with torch.no_grad():
         alone = student.teacher.encode(batch.images[:, 3], torch.tensor([3, 3]))
     torch.testing.assert_close(features[0][[2, 5]], alone[0])
+
+
+def test_each_modality_is_taught_alone_too(street, tmp_path):
+    """The terms of a sensor's own prediction, where others are present, by hand."""
+    torch.manual_seed(0)
+    config = SegmentorConfig(head_width=16, classes=5, dropout=0.0)
+    teacher = tmp_path / "teacher.ckpt"
+    weights = AnymodalSegmentor(config).state_dict()
+    torch.save(
+        {
+            "segmentor": asdict(config),
+            "state_dict": {f"network.{name}": value for name, value in weights.items()},
+            "global_step": 0,
+            "method": {"name": "Supervised", "seed": 0},
+            "data": {},
+        },
+        teacher,
+    )
+    ohem, mad = OhemConfig(threshold=0.99, minimum_share=1.0), MadConfig(weight=3.0)
+    logged = {}
+    method = AnySegStudent(teacher, config, ohem=ohem, mad=mad, alone=0.5).eval()
+    method.log_dict = logged.update
+    method.log = lambda *_, **__: None
+    method.on_fit_start()
+    images = torch.randint(0, 256, (3, 4, 3, 32, 64), dtype=torch.uint8)
+    labels = torch.randint(0, 5, (3, 32, 64), dtype=torch.uint8)
+    present = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0], [0, 1, 0, 1]], dtype=torch.bool)
+    loss = method.training_step(Batch(images, labels, present), 0)
+    assert loss.item() == pytest.approx(sum(v.item() for k, v in logged.items()), rel=1e-5)
+
+    said, everything = (
+        [],
+        method.teacher.predictions(images, torch.ones(3, 4, dtype=torch.bool))[-1],
+    )
+    for sample, sensor in ((0, 0), (0, 2), (0, 3), (2, 1), (2, 3)):
+        only = torch.zeros(1, 4, dtype=torch.bool)
+        only[0, sensor] = True
+        own = method.network.predictions(images[sample : sample + 1], only)[-1]
+        cells = labels[sample, 2::4, 2::4].long()
+        said.append(
+            (
+                torch.nn.functional.cross_entropy(own, cells[None]).item(),
+                channel_kl(own, everything[sample : sample + 1]).item(),
+            )
+        )
+    truth, likeness = (sum(values) / 5 for values in zip(*said, strict=True))
+    assert logged["train/alone"].item() == pytest.approx(0.5 * truth, rel=1e-4)
+    assert logged["train/mad_alone"].item() == pytest.approx(0.5 * 3.0 * likeness, rel=1e-3)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from training.data.batches import Batch
 from training.losses.cmd import CmdConfig, cross_modal_distillation
+from training.losses.joint import joint_mean
 from training.losses.mad import MadConfig, semantic_distillation
 from training.losses.ohem import ohem_cross_entropy
 from training.losses.umd import UmdConfig, unimodal_distillation
 from training.methods.base import SegmentationMethod, all_pairs, present_pairs
 from training.methods.schedule import OptimizerConfig
-from training.methods.supervised import OhemConfig
+from training.methods.supervised import OhemConfig, Predictions, predict_together_and_alone
 from training.models.checkpoint import copy_weights, load_trained
 from training.models.segmentor import AnymodalSegmentor, Features, SegmentorConfig, full_size
 
@@ -38,6 +39,8 @@ class AnySegStudent(SegmentationMethod):
         umd: unimodal distillation.
         cmd: cross-modal distillation.
         mad: semantic distillation.
+        alone: weight of the supervised and the semantic loss of each present modality's own prediction,
+            beside those of all that is present; not in the paper.
         start_from_teacher: begin with the teacher's weights instead of random ones; the networks must be
             alike. The published student begins with ImageNet's.
         start_from: checkpoint or exported model whose weights the student starts from instead.
@@ -58,6 +61,7 @@ class AnySegStudent(SegmentationMethod):
         umd: UmdConfig = UmdConfig(),  # noqa: B008 (frozen)
         cmd: CmdConfig = CmdConfig(),  # noqa: B008 (frozen)
         mad: MadConfig = MadConfig(),  # noqa: B008 (frozen)
+        alone: float = 0.0,
         start_from_teacher: bool = False,
         start_from: Path | None = None,
         imagenet: Path | None = None,
@@ -90,6 +94,7 @@ class AnySegStudent(SegmentationMethod):
             )
         )
         self.ohem, self.umd, self.cmd, self.mad = ohem, umd, cmd, mad
+        self.alone = alone
 
     @property
     def student(self) -> AnymodalSegmentor:
@@ -108,18 +113,24 @@ class AnySegStudent(SegmentationMethod):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, modality_ids, sample_index = present_pairs(batch)
         features = self.student.encode(images, modality_ids)
-        logits = self.student.fuse(features, sample_index, len(batch.images))
+        if self.alone:
+            found = predict_together_and_alone(self.student, features, sample_index, batch.present)
+        else:
+            logits = self.student.fuse(features, sample_index, len(batch.images))
+            found = Predictions(logits, logits[:0], sample_index[:0])
         height, width = batch.labels.shape[1:]
         terms = {
             "segmentation": ohem_cross_entropy(
-                full_size(logits, height, width),
+                full_size(found.together, height, width),
                 batch.labels,
                 self.ohem.threshold,
                 self.ohem.minimum_share,
             )
         }
+        if self.alone:
+            terms["alone"] = self.alone * found.loss_alone(batch.labels, self.ohem)
         if self.umd.weight or self.cmd.weight or self.mad.weight:
-            terms |= self._distillation(batch, features, logits, modality_ids, sample_index)
+            terms |= self._distillation(batch, features, found, modality_ids, sample_index)
         loss = torch.stack(list(terms.values())).sum()
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
@@ -129,7 +140,7 @@ class AnySegStudent(SegmentationMethod):
         self,
         batch: Batch,
         features: Features,
-        logits: Tensor,
+        found: Predictions,
         modality_ids: Tensor,
         sample_index: Tensor,
     ) -> dict[str, Tensor]:
@@ -138,15 +149,15 @@ class AnySegStudent(SegmentationMethod):
         Args:
             batch: what the teacher sees.
             features: the student's maps of the present pairs.
-            logits: the student's, from the subsets.
+            found: the student's predictions from the subsets.
             modality_ids: of each pair.
             sample_index: of each pair.
         """
         modalities = len(self.sensors)
         teacher_features, teacher_logits = self._teach(batch)
         # The teacher's rows: those of the data set's sensors, sample by sample.
-        place = torch.zeros(batch.images.shape[1], dtype=torch.long, device=logits.device)
-        place[[int(m) for m in self.sensors]] = torch.arange(modalities, device=logits.device)
+        place = torch.zeros(batch.images.shape[1], dtype=torch.long, device=modality_ids.device)
+        place[[int(m) for m in self.sensors]] = torch.arange(modalities, device=modality_ids.device)
         pairs = sample_index * modalities + place[modality_ids]
         projected = [p(f) for p, f in zip(self.projections, features, strict=False)]
         teacher_features = teacher_features[: len(projected)]
@@ -160,7 +171,17 @@ class AnySegStudent(SegmentationMethod):
                 projected, teacher_features, pairs, modalities, self.cmd
             )
         if self.mad.weight:
-            terms["mad"] = self.mad.weight * semantic_distillation(logits, teacher_logits, self.mad)
+            terms["mad"] = self.mad.weight * semantic_distillation(
+                found.together, teacher_logits, self.mad
+            )
+            if self.alone:
+                count = len(found.samples)
+                own = 0.0 * found.alone.sum()
+                if count:
+                    own = semantic_distillation(
+                        found.alone, teacher_logits[found.samples], self.mad
+                    )
+                terms["mad_alone"] = self.alone * self.mad.weight * joint_mean(own, count)
         return terms
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from training.data.batches import Batch
 from training.losses.ohem import ohem_cross_entropy
 from training.methods.base import SegmentationMethod, present_pairs
 from training.methods.schedule import OptimizerConfig
-from training.models.segmentor import AnymodalSegmentor, SegmentorConfig, full_size
+from training.models.segmentor import AnymodalSegmentor, Features, SegmentorConfig, full_size
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,51 @@ def trained(predictions: Sequence[Tensor]) -> Sequence[Tensor]:
     return predictions[:-1] if len(predictions) > 1 else predictions
 
 
+class Predictions(NamedTuple):
+    """What a network says of B samples from all that is present, and from each modality among others."""
+
+    together: Tensor
+    """logits ``[B, classes, H/4, W/4]``"""
+    alone: Tensor
+    """logits ``[A, classes, H/4, W/4]``"""
+    samples: Tensor
+    """int64[A], whose these are"""
+
+    def loss_alone(self, labels: Tensor, config: OhemConfig) -> Tensor:
+        """OHEM cross-entropy of ``alone`` in the joint batch of all processes; 0 if there is none.
+
+        Args:
+            labels: uint8 ``[B, H, W]``.
+            config: the loss.
+        """
+        # At the logits' size, 1/4, with the label in the middle of each cell: a fourth of the time.
+        return supervised_loss([self.alone], labels[:, 2::4, 2::4][self.samples], config)
+
+
+def predict_together_and_alone(
+    network: AnymodalSegmentor, features: Features, sample_index: Tensor, present: Tensor
+) -> Predictions:
+    """Both kinds of predictions from the same maps.
+
+    Args:
+        network: whose head predicts.
+        features: maps ``[P, C_i, H_i, W_i]`` of the present pairs.
+        sample_index: int64[P], of each pair.
+        present: bool ``[B, M]``.
+    """
+    samples = len(present)
+    # What is present alone is no second prediction. All go through the head at once: its batch norm
+    # sees maps of one modality and means of several in the mixture that it will meet.
+    among_others = (present.sum(1)[sample_index] > 1).nonzero()[:, 0]
+    own = samples + torch.arange(len(among_others), device=sample_index.device)
+    logits = network.fuse(
+        [torch.cat([level, level[among_others]]) for level in features],
+        torch.cat([sample_index, own]),
+        samples + len(own),
+    )
+    return Predictions(logits[:samples], logits[samples:], sample_index[among_others])
+
+
 class Supervised(SegmentationMethod):
     """OHEM cross-entropy on whatever modalities the batch says are present.
 
@@ -125,20 +171,7 @@ class Supervised(SegmentationMethod):
     def _together_and_alone(self, batch: Batch) -> Tensor:
         assert isinstance(self.network, AnymodalSegmentor)
         images, modality_ids, sample_index = present_pairs(batch)
-        samples = len(batch.labels)
         features = self.network.encode(images, modality_ids)
-        # What is present alone is no second prediction. All go through the head at once: its batch norm
-        # sees maps of one modality and means of several in the mixture that it will meet.
-        among_others = (batch.present.sum(1)[sample_index] > 1).nonzero()[:, 0]
-        own = samples + torch.arange(len(among_others), device=sample_index.device)
-        logits = self.network.fuse(
-            [torch.cat([level, level[among_others]]) for level in features],
-            torch.cat([sample_index, own]),
-            samples + len(own),
-        )
-        together = supervised_loss([logits[:samples]], batch.labels, self.ohem)
-        if not len(own):
-            return together
-        # At the logits' size, 1/4, with the label in the middle of each cell: a fourth of the time.
-        labels = batch.labels[:, 2::4, 2::4][sample_index[among_others]]
-        return together + self.alone * supervised_loss([logits[samples:]], labels, self.ohem)
+        found = predict_together_and_alone(self.network, features, sample_index, batch.present)
+        together = supervised_loss([found.together], batch.labels, self.ohem)
+        return together + self.alone * found.loss_alone(batch.labels, self.ohem)
