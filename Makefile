@@ -55,7 +55,7 @@ street: $(VENV)/.development renderer
 	@$(BIN)/python -m training.simulation dataset --out data/street
 
 train: $(VENV)/.development
-	@$(BIN)/python -m training.train fit --config training/configs/first_student.yaml
+	@$(BIN)/python training/experiments.py run training/experiments/anyseg_street.yaml
 
 clean:
 	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
