@@ -17,7 +17,7 @@ from training import quantize
 from training.export import export
 from training.methods.anyseg import AnySegStudent
 from training.methods.supervised import Supervised
-from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.checkpoint import TrainedSegmentor, copy_weights, load_trained
 from training.models.network import make_network
 from training.models.segmentor import (
     LinearFusionConfig,
@@ -122,6 +122,8 @@ def test_training_goes_on_from_it(model, tmp_path):
             rtol=1e-4,
             atol=1e-4,
         )
+    with pytest.raises(CheckpointError, match=r"normalization.*event_mean=\(0\.1, .*set model"):
+        Supervised(SegmentorConfig(head_width=32, frozen_norm=True), start_from=folder)
     loose = SegmentorConfig(head_width=32)
     with pytest.raises(CheckpointError, match=r"folded.*--model\.network\.frozen_norm true"):
         Supervised(loose, start_from=folder)
@@ -130,9 +132,20 @@ def test_training_goes_on_from_it(model, tmp_path):
     AnySegStudent(folder, loose)  # to teach it need not be trained
 
 
-def test_fine_tuned_and_exported_again(model, tmp_path):
+def test_weights_of_other_slots_are_refused():
+    pairs = [("camera", "depth"), ("camera", "lidar")]
+    one, other = (
+        make_network(SegmentorConfig(head_width=16, linear_fusion=LinearFusionConfig(pair)))
+        for pair in pairs
+    )
+    with pytest.raises(CheckpointError, match="its slots are camera, lidar, not camera, depth"):
+        copy_weights(one, TrainedSegmentor(other, 0, {}, {}), Path("other.ckpt"))
+
+
+def test_fine_tuned_and_exported_again(tmp_path):
     """The documented way, by its command line."""
-    folder, _, _ = model
+    folder = tmp_path / "small"
+    exported(SegmentorConfig(head_width=32), folder)
     street = write_street(tmp_path / "street")
     config = tiny_config(street, tmp_path / "tiny.yaml")
     more = ["--model.init_args.network.frozen_norm", "true"]

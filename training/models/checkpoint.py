@@ -142,6 +142,15 @@ def copy_weights(network: Network, trained: TrainedSegmentor, path: Path) -> Non
             f"cannot start from {path}: its batch norm is folded into other weights and has no statistics; "
             "keep it as it is by --model.network.frozen_norm true"
         )
+    theirs, ours = trained.network.config, network.config
+    if theirs.normalization != ours.normalization:
+        raise CheckpointError(
+            f"cannot start from {path}: it was trained with the normalization {theirs.normalization}, "
+            f"this network has {ours.normalization}; set model.network.normalization to the same"
+        )
+    if trained.network.modalities != network.modalities:
+        names = [", ".join(m.label for m in n.modalities) for n in (trained.network, network)]
+        raise CheckpointError(f"cannot start from {path}: its slots are {names[0]}, not {names[1]}")
     try:
         network.load_state_dict(trained.network.state_dict(), strict=True)
     except RuntimeError as error:
