@@ -15,15 +15,17 @@ MODELS = sorted(p.parent for p in Path(__file__).parents[2].glob("models/*/encod
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda p: p.name)
-@pytest.mark.parametrize(("precision", "equal"), [("fp32", 0.9999), ("bf16", 0.95)])
+@pytest.mark.parametrize(("precision", "equal"), [("fp32", 0.9999), ("bf16", 0.98)])
 def test_labels_are_those_of_onnx_runtime(model, precision, equal):
     exact, engine = load_engine(model, "onnxruntime"), OpenVinoEngine(model, 0, precision)
     assert engine.card == exact.card and precision in engine.description
     card = exact.card
-    # Noise is what a network is least sure of: more pixels are near a tie than in any real picture, and
-    # bf16 moved 2 to 4 % of them. On the test split it costs 0.01 points (docs/results/precision.json).
+    # Areas with edges, as in pictures: bf16 moves up to 0.8 % of the pixels. Of plain noise, where a student
+    # that knows its limits is near a tie everywhere, it moves up to a quarter, which says nothing: on the
+    # test split it costs 0.03 points of mIoU (docs/results/precision.json).
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (4, card.input_height, card.input_width, 3), np.uint8)
+    coarse = rng.integers(0, 256, (4, card.input_height // 32, card.input_width // 32, 3), np.uint8)
+    images = coarse.repeat(32, axis=1).repeat(32, axis=2)
     for live in range(1, 5):
         ids = np.arange(live)
         expected, got = exact.segment(images[:live], ids), engine.segment(images[:live], ids)
