@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from pictures import areas
 from tensorrt_table import unsupported
 
 from anyseg_ros.engine import EngineError, load_engine
@@ -144,9 +145,7 @@ def test_tensorrt_gives_the_labels_of_onnx_runtime(model, tmp_path, monkeypatch)
     pytest.importorskip("pycuda", reason="pycuda is not installed: TensorRT is not run")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     exact, engine = load_engine(model, "onnxruntime"), TensorRtEngine(model)
-    card = exact.card
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (4, card.input_height, card.input_width, 3), np.uint8)
+    images = areas(exact.card, 4)
     for live in (1, 2, 3, 4, 1):
         ids = np.arange(live)
         expected, got = exact.segment(images[:live], ids), engine.segment(images[:live], ids)
