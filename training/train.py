@@ -25,7 +25,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from training.data.street import DataSetError
 from training.methods.base import SegmentationMethod
+from training.models.strict import CheckpointError
 
 
 class LastCheckpoint(Callback):
@@ -115,5 +117,19 @@ def main(arguments: list[str] | None = None) -> TrainingCLI:
     )
 
 
+def _sentence(error: BaseException | None) -> str | None:
+    """What is wrong with the user's files, under what the parser made of it."""
+    while error is not None:
+        if isinstance(error, CheckpointError | DataSetError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:
+        if (sentence := _sentence(error)) is None:
+            raise
+        sys.exit(f"train: {sentence}")

@@ -21,9 +21,8 @@ def test_labels_are_those_of_onnx_runtime(model, precision, equal):
     exact, engine = load_engine(model, "onnxruntime"), OpenVinoEngine(model, 0, precision)
     assert engine.card == exact.card and precision in engine.description
     card = exact.card
-    # Areas with edges, as in pictures: bf16 moves up to 0.8 % of the pixels. Of plain noise, where a student
-    # that knows its limits is near a tie everywhere, it moves up to a quarter, which says nothing: on the
-    # test split it costs 0.03 points of mIoU (docs/results/precision.json).
+    # Not noise: a student that knows its limits is near a tie everywhere in it. What bf16 costs on the test
+    # split is in docs/results/precision.json.
     images = areas(card, 4)
     for live in range(1, 5):
         ids = np.arange(live)

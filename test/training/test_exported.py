@@ -1,5 +1,7 @@
 """Exported models as networks to train on: the same weights and logits, and training goes on from there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +203,18 @@ def test_models_that_cannot_be_trained_on_are_named(model, tmp_path):
     onnx.save(graph, damaged / "encode.onnx")
     (damaged / "fuse.onnx").write_bytes((folder / "fuse.onnx").read_bytes())
     refused(damaged, "does not fit; missing: encoder")
+
+
+@pytest.mark.parametrize("start", ["no/checkpoint.ckpt", "models/anyseg_street_b0"])
+def test_the_command_line_says_what_is_wrong_with_the_start(start, tmp_path):
+    config = tiny_config(tmp_path / "street", tmp_path / "tiny.yaml")
+    command = [sys.executable, "training/train.py", "fit", "--config", str(config)]
+    command += ["--runs", str(tmp_path), "--model.init_args.start_from", start]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    expected = f"train: no checkpoint {start}"
+    if start.startswith("models"):
+        expected = f"train: cannot start from {start}: "
+    assert last.startswith(expected), done.stderr
+    assert "Traceback" not in done.stderr
