@@ -418,16 +418,31 @@ class Queue:
         if experiment.network_of is None:
             self._call(self.plan.fit_command(experiment), folder / "train.log", lock)
         task = self.plan.task(experiment)
-        _write(markers / TASK, json.dumps(task, indent=2))
-        score = [sys.executable, str(Path(__file__).resolve()), "score", str(markers)]
-        self._call(score, folder / "score.log", lock)
-        rows = json.loads((markers / ROWS).read_text())
+        rows = self._rows_of_source(experiment)
+        if rows is None:
+            _write(markers / TASK, json.dumps(task, indent=2))
+            score = [sys.executable, str(Path(__file__).resolve()), "score", str(markers)]
+            self._call(score, folder / "score.log", lock)
+            rows = json.loads((markers / ROWS).read_text())
+        else:
+            _write(markers / ROWS, json.dumps(rows))
         if self._stopped:
             return
         command = f"python training/experiments.py run {shlex.quote(str(self.plan.path))}"
         keys = [*ROW_KEYS, *experiment.columns]
         write_results(self.plan.results, rows, command, self.plan.notes, keys)
         _write(markers / DONE, json.dumps({"task": task, "commit": commit()}, indent=2))
+
+    def _rows_of_source(self, experiment: Experiment) -> list[Row] | None:
+        """The rows of a network that was scored in the same way under its own name, renamed."""
+        if experiment.network_of is None or experiment.export is not None:
+            return None
+        source = self.plan[f"{experiment.network_of}/{experiment.seed}"]
+        if source.evaluation != experiment.evaluation:
+            return None
+        rows: list[Row] = json.loads((self.plan.markers(source) / ROWS).read_text())
+        own = {"method": experiment.method, **experiment.columns}
+        return [{k: v for k, v in row.items() if k not in source.columns} | own for row in rows]
 
     def _call(self, command: Sequence[str], log: Path, lock: TextIO) -> None:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}

@@ -1,5 +1,6 @@
 """The queue of experiments: order, dependencies, and that a kill at any time costs nothing but time."""
 
+import json
 import os
 import signal
 import subprocess
@@ -250,6 +251,27 @@ def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_pat
     before = killed.results.stat().st_mtime_ns
     assert experiments.main(["run", str(killed.path)]) == 0
     assert killed.results.stat().st_mtime_ns == before, "finished experiments are left alone"
+
+
+@pytest.mark.parametrize("scored_alike", [True, False])
+def test_the_same_network_is_scored_once(document, tmp_path, capfd, scored_alike):
+    renamed = document["groups"][0]["experiments"]["all_modalities"]
+    renamed["columns"] = {"labels": 0.5}
+    if not scored_alike:
+        renamed["evaluation"] = {"frames": 1}
+    plan = Plan(write(document, tmp_path))
+    teacher = plan["teacher/0"]
+    row = {"method": "teacher", "seed": 0, "split": "test", "subset": "depth", "condition": "all"}
+    markers = plan.markers(teacher)
+    markers.mkdir(parents=True)
+    (markers / experiments.ROWS).write_text(json.dumps([{**row, "miou": 30.0}]))
+    (markers / experiments.DONE).write_text(json.dumps({"task": plan.task(teacher)}))
+    status = experiments.main(["run", str(plan.path), "--only", "all_modalities/0"])
+    if scored_alike:
+        expected = {**row, "method": "all_modalities", "miou": 30.0, "labels": 0.5}
+        assert status == 0 and read_rows(plan.results) == [expected]
+    else:  # there are no weights to be scored
+        assert status == 1 and "score.log" in capfd.readouterr().err
 
 
 @pytest.mark.timeout(600)
