@@ -1,8 +1,10 @@
 """Train a network: ``python training/train.py fit --config training/configs/first_student.yaml``.
 
-Any setting can be changed on the command line (``--model.optimizer.learning_rate 1e-3``); ``--help``
-lists them. ``fit`` continues from the last checkpoint of the run if there is one (``--resume false``
-starts anew). A run leaves its checkpoints, logs and configuration under ``runs/<name>/``.
+Any setting can be changed on the command line (``--model.optimizer.learning_rate 1e-3``).
+``fit --help`` lists the trainer's, ``fit --model.help training.methods.anyseg.AnySegStudent`` and
+``fit --data.help training.data.batches.StreetDataModule`` those of a method and of a data set. ``fit``
+continues from the last checkpoint of the run if there is one (``--resume false`` starts anew). A run leaves
+its checkpoints, logs and configuration under ``runs/<name>/``.
 """
 
 from __future__ import annotations
@@ -101,8 +103,17 @@ class TrainingCLI(LightningCLI):
         last = self.run_folder() / "checkpoints" / "last.ckpt"
         given = self._get(self.config_init, "ckpt_path", None)
         if given is None and self._get(self.config, "resume") and last.is_file():
-            print(f"continuing from {last}", flush=True)
-            self.config_init[self.subcommand]["ckpt_path"] = str(last)
+            done = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
+            steps = int(self.trainer.max_steps)
+            print(f"continuing from {last} at step {done} of {steps}", flush=True)
+            if done >= steps:
+                print(
+                    "nothing is left to train: --name begins another run, --resume false this one anew, "
+                    "a larger --trainer.max_steps goes on",
+                    flush=True,
+                )
+            settings = self.config_init[self.subcommand]
+            settings["ckpt_path"], settings["weights_only"] = str(last), True
 
 
 def main(arguments: list[str] | None = None) -> TrainingCLI:

@@ -180,8 +180,8 @@ def config(street, path, method, network=None, data=None, **settings):
     return path
 
 
-def fit(path, runs, name="run"):
-    train.main(["fit", "--config", str(path), "--runs", str(runs), "--name", name])
+def fit(path, runs, name="run", *more):
+    train.main(["fit", "--config", str(path), "--runs", str(runs), "--name", name, *more])
     return runs / name / "checkpoints" / "last.ckpt"
 
 
@@ -210,7 +210,10 @@ def test_a_run_of_m3l_holds_student_and_teacher(checkpoint):
     assert seen == {"2", "3"}
 
 
-def test_a_killed_run_of_m3l_resumes_to_the_same_weights(street, checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("save_every", [100, 1], ids=["end_of_epoch", "within_epoch"])
+def test_a_killed_run_of_m3l_resumes_to_the_same_weights(
+    street, checkpoint, tmp_path, monkeypatch, save_every
+):
     from training.methods.m3l import M3L
 
     whole_step = M3L.training_step
@@ -222,10 +225,13 @@ def test_a_killed_run_of_m3l_resumes_to_the_same_weights(street, checkpoint, tmp
 
     path = config(street, tmp_path / "m3l.yaml", "m3l.M3L", teacher=TEACHER)
     monkeypatch.setattr(M3L, "training_step", step_or_die)
+    often = ["--save_every", str(save_every)]
     with pytest.raises(KilledError):
-        fit(path, tmp_path)
+        fit(path, tmp_path, "run", *often)
     monkeypatch.undo()
-    resumed = torch.load(fit(path, tmp_path), weights_only=True)["state_dict"]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == (3 if save_every == 1 else 2)
+    resumed = torch.load(fit(path, tmp_path, "run", *often), weights_only=True)["state_dict"]
     straight = torch.load(checkpoint, weights_only=True)["state_dict"]
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name

@@ -1,6 +1,7 @@
 """A run from the command line: it learns, resumes to the same weights, exports, evaluates."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,26 @@ def test_learning_rate_warms_up_and_decays():
     assert factors[50] == pytest.approx(0.5**0.9)
     assert factors[100] == 0.0
     assert max(factors) == factors[10]
+
+
+def test_the_published_schedule_decays_after_the_warm_up():
+    config = OptimizerConfig(
+        warmup_steps=4970, warmup_start=0.1, decay_after_warmup=True, horizon=99_897
+    )
+    assert rate_factor(0, 99_400, config) == pytest.approx(0.1)
+    assert rate_factor(4970, 99_400, config) == 1.0
+    left = (99_897 - 99_400) / (99_897 - 4970)
+    assert rate_factor(99_400, 99_400, config) == pytest.approx(left**0.9)
+
+
+def test_scaled_gradients_are_clipped_without_their_scale(monkeypatch):
+    method = Supervised(SegmentorConfig(head_width=16))
+    for precision, fused in (("16-mixed", False), ("bf16-mixed", True)):
+        trainer = SimpleNamespace(precision=precision, max_steps=5)
+        monkeypatch.setattr(Supervised, "trainer", trainer, raising=False)
+        optimizer = method.configure_optimizers()["optimizer"]
+        # Lightning takes the scale off before clipping unless the optimizer says that it does so itself.
+        assert getattr(optimizer, "_step_supports_amp_scaling", False) == fused
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +132,26 @@ def test_a_killed_run_resumes_to_the_same_weights(config, checkpoint, tmp_path, 
     assert resumed["global_step"] == straight["global_step"] == 6
     for name, value in straight["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value), name
+
+
+def test_a_finished_run_says_that_nothing_is_left(config, checkpoint, capfd):
+    before = torch.load(checkpoint, weights_only=True)["state_dict"]
+    fit(config, checkpoint.parents[2])
+    assert "at step 6 of 6\nnothing is left to train" in capfd.readouterr().out
+    after = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (["--trainer.max_steps=-1", "--trainer.max_epochs=2"], "max_steps must be given"),
+        (["--trainer.accumulate_grad_batches=2"], "accumulate_grad_batches must be 1"),
+    ],
+)
+def test_settings_that_would_train_otherwise_are_refused(config, tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        fit(config, tmp_path, *setting)
 
 
 def test_a_run_leaves_logs_configuration_and_checkpoints(checkpoint):

@@ -82,14 +82,27 @@ class SegmentationMethod(lightning.LightningModule):
                 "set data.modalities to linear_fusion.modalities"
             )
         self.sensors = tuple(m for m in known if m in chosen)
+        if stage == "fit":
+            self._check_trainer()
+
+    def _check_trainer(self) -> None:
+        """Refuse what would train in silence with other batches or rates than the settings say."""
+        if int(self.trainer.max_steps) < 1:
+            raise ValueError("trainer.max_steps must be given: the learning rate decays over it")
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "trainer.accumulate_grad_batches must be 1: order and masks belong to optimizer steps"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout's randomness belongs to the step, so that a resumed run repeats it.
         torch.manual_seed(zlib.crc32(f"{self.seed}/{self.global_step}/{self.global_rank}".encode()))
 
     def configure_optimizers(self) -> Any:
+        # A fused optimizer takes the loss's scale off within its step, after the gradients were clipped.
+        fused = self.trainer.precision != "16-mixed"
         optimizer, schedule = make_optimizer(
-            self, self.optimizer_config, int(self.trainer.max_steps)
+            self, self.optimizer_config, int(self.trainer.max_steps), fused
         )
         return {
             "optimizer": optimizer,

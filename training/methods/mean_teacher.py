@@ -195,9 +195,10 @@ class MeanTeacher(SegmentationMethod):
         if self.taught and int(self.teacher.n_averaged) == 0:
             self.teacher_network.load_state_dict(self.network.state_dict())
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # The step that just ended has been counted already.
-        if self.global_step > self.teacher_config.supervised_steps:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Not at the end of the batch: callbacks that save a checkpoint then come before the method.
+        if self.taught:
             self.teacher.update_parameters(self.network)
 
     def training_step(self, batch: FewLabelBatch, batch_idx: int) -> Tensor:

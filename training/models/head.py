@@ -27,7 +27,8 @@ LEVELS = 4
 @lru_cache(maxsize=64)
 def _interpolation_matrix(size_in: int, size_out: int, align_corners: bool) -> Tensor:
     """Matrix ``[size_out, size_in]`` of bilinear resizing along one axis."""
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    # Kept for later calls, which may need gradients: validation must not leave an inference tensor here.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         columns = torch.eye(size_in)[None]
         resized = F.interpolate(columns, size=size_out, mode="linear", align_corners=align_corners)
         return resized[0].T
