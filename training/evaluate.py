@@ -4,6 +4,7 @@
     python training/evaluate.py --checkpoint runs/first_student/checkpoints/best.ckpt --data data/street
     python training/evaluate.py --majority --data data/street
     python training/evaluate.py --official muses_b0.pth --data MUSES --split val --unlabelled_is_road
+    python training/evaluate.py --official m3l.pth --dataset stanford_indoor --data stanford --split test
 
 mIoU by two rules (classes absent from the split skipped; absent classes 0, as the papers' code does), per
 class, per weather and sensor failure, and the calibration error of the confidence. An exported model runs
@@ -36,13 +37,16 @@ from anyseg_ros.evaluation.results import Row, write_results
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset, subset_name
 from training.data.batches import split_planes
+from training.data.deliver import FRAMES as DELIVER_FRAMES
 from training.data.deliver import about_deliver
+from training.data.indoor import DataSet, about_indoor
+from training.data.muses import FRAMES as MUSES_FRAMES
 from training.data.muses import about_muses
 from training.data.published import PUBLISHED, comparison
 from training.data.published import SPLIT as PUBLISHED_SPLIT
 from training.data.sources import Frame, FrameSource, open_source
 from training.data.street import DataSetError, ImageSpec, StreetData
-from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.checkpoint import TrainedSegmentor, Weights, load_trained
 from training.models.graphs import (
     ENSEMBLE,
     add_network_options,
@@ -51,13 +55,21 @@ from training.models.graphs import (
     labels_and_confidence,
 )
 from training.models.linear_fusion import LinearFusionSegmentor
-from training.models.reference_checkpoints import IMAGENET_CAMERA, RAW_BYTES, import_anyseg
+from training.models.reference_checkpoints import (
+    IMAGENET_CAMERA,
+    RAW_BYTES,
+    import_anyseg,
+    import_m3l,
+)
 from training.models.strict import CheckpointError
 
 Subset = tuple[Modality, ...]
 Output = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 """labels and confidence, uint8[H, W]"""
 ROW_KEYS = ("method", "seed", "split", "subset", "condition")
+INDOOR_SIDES = {"stanford_indoor": 544, "sun_rgbd": 512}
+"""Input size of M3L's networks in pixels: the published 540 and 500, up to a multiple of 32."""
+_FRAMES = {"deliver": DELIVER_FRAMES, "muses": MUSES_FRAMES}
 
 
 class Predictor(Protocol):
@@ -348,23 +360,39 @@ def evaluate_trained(
     return evaluate(predictor, data, chosen, frames)
 
 
-def imported(path: Path, dataset: str, normalization: str) -> TrainedSegmentor:
-    """An official AnySeg checkpoint as a network trained on ``dataset``.
+def imported(
+    path: Path, dataset: str, normalization: str, weights: Weights = "auto"
+) -> TrainedSegmentor:
+    """An official checkpoint as a network trained on ``dataset``.
 
     Args:
         path: the file.
-        dataset: ``deliver`` or ``muses``.
-        normalization: ``bytes`` or ``imagenet``: the two that its repository leaves open.
+        dataset: ``deliver`` or ``muses`` of AnySeg's, ``stanford_indoor`` or ``sun_rgbd`` of M3L's.
+        normalization: of AnySeg's: ``bytes`` or ``imagenet``, the two that its repository leaves open.
+        weights: of M3L's; ``auto`` is the teacher.
     """
+    if dataset in INDOOR_SIDES:
+        indoor: DataSet = "stanford_indoor" if dataset == "stanford_indoor" else "sun_rgbd"
+        side = INDOOR_SIDES[dataset]
+        about = about_indoor(indoor, side, side) | {"modalities": ["camera", "depth"]}
+        fusing = import_m3l(path, "student" if weights == "student" else "teacher")
+        return _of_classes(TrainedSegmentor(fusing, 0, {"name": "M3L"}, about), path)
     table = RAW_BYTES if normalization == "bytes" else IMAGENET_CAMERA
     about = about_deliver() if dataset == "deliver" else about_muses()
     labels = [m.label for m in MODALITIES if m.label in about["encodings"]]
     network = import_anyseg(path, table)
-    if network.config.classes != len(about["class_names"]):
+    about |= {"modalities": labels}
+    return _of_classes(TrainedSegmentor(network, 0, {"name": "AnySeg"}, about), path)
+
+
+def _of_classes(trained: TrainedSegmentor, path: Path) -> TrainedSegmentor:
+    """``trained``, if it has as many classes as its data set."""
+    classes, data = trained.network.config.classes, trained.data
+    if classes != len(data["class_names"]):
         raise CheckpointError(
-            f"{path} has {network.config.classes} classes, {about['name']} {len(about['class_names'])}"
+            f"{path} has {classes} classes, {data['name']} {len(data['class_names'])}"
         )
-    return TrainedSegmentor(network, 0, {"name": "AnySeg"}, {**about, "modalities": labels})
+    return trained
 
 
 def _arguments(arguments: list[str] | None) -> Namespace:
@@ -372,20 +400,21 @@ def _arguments(arguments: list[str] | None) -> Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="folder of an exported model")
     source.add_argument("--checkpoint", type=Path, help="checkpoint of training/train.py")
-    source.add_argument("--official", type=Path, help="published AnySeg checkpoint; see --dataset")
+    source.add_argument("--official", type=Path, help="published checkpoint; see --dataset")
     source.add_argument("--majority", action="store_true", help="the most frequent class, always")
     parser.add_argument("--data", type=Path, required=True, help="root of the data set")
     parser.add_argument(
         "--dataset",
         default="muses",
-        choices=tuple(PUBLISHED),
-        help="what an official checkpoint was trained on; others say so themselves",
+        choices=(*PUBLISHED, *INDOOR_SIDES),
+        help="what an official checkpoint was trained on: AnySeg's on muses or deliver, M3L's on the others; "
+        "others say so themselves",
     )
     parser.add_argument(
         "--normalization",
         default="bytes",
         choices=("bytes", "imagenet"),
-        help="of an official checkpoint's input",
+        help="of the input of an official checkpoint of AnySeg",
     )
     parser.add_argument(
         "--unlabelled_is_road",
@@ -422,7 +451,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         spec = predictor.spec
     else:
         if options.official:
-            trained = imported(options.official, options.dataset, options.normalization)
+            trained = imported(
+                options.official, options.dataset, options.normalization, options.weights
+            )
         else:
             trained = load_trained(options.checkpoint, options.weights)
         predictor = checkpoint_predictor(trained, options.prediction)
@@ -439,6 +470,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     if about.get("dataset") in PUBLISHED and options.split == PUBLISHED_SPLIT:
         whole = {r["subset"]: r["miou_absent_zero"] for r in rows if r["condition"] == "all"}
         print(f"\n{comparison(whole, about['dataset'])}")
+        of_all = _FRAMES[about["dataset"]][options.split]
+        scored = next(row["frames"] for row in rows if row["condition"] == "all")
+        if scored != of_all:
+            print(f"The published rows are of {of_all} frames, the measured one of {scored}.")
     if options.output:
         words = sys.argv[1:] if arguments is None else arguments
         command = "python training/evaluate.py " + shlex.join(words)

@@ -19,6 +19,7 @@ from training.methods.supervised import OhemConfig
 from training.models.segmentor import SegmentorConfig
 
 CONFIG = SegmentorConfig(head_width=16, classes=5, dropout=0.0)
+FAST = SegmentorConfig("fast_xs", head_width=16, classes=5, dropout=0.0, late_stages=1)
 CASES = {
     "relations": {"cmd": CmdConfig(reading="relations")},
     "pairs": {"cmd": CmdConfig(reading="pairs")},
@@ -29,6 +30,13 @@ CASES = {
     # The first process has no sensor beside another.
     "alone": {"alone": 0.5, "ohem": OhemConfig(threshold=0.2)},
     "unequal counts": {"ohem": OhemConfig(threshold=0.2), "mad": MadConfig(weight=0.0)},
+    # Batch norms everywhere, other widths than the teacher's.
+    "convolutional": {"network": FAST},
+    "convolutional, no maps compared": {
+        "network": FAST,
+        "umd": UmdConfig(weight=0.0),
+        "cmd": CmdConfig(weight=0.0),
+    },
 }
 
 
@@ -54,7 +62,11 @@ class Step(nn.Module):
 
 
 def gradients(teacher, case, batch, distributed):
-    method = AnySegStudent(teacher, CONFIG, OptimizerConfig(), seed=1, **CASES[case]).train()
+    settings = {"network": CONFIG, "optimizer": OptimizerConfig(), "seed": 1, **CASES[case]}
+    method = AnySegStudent(teacher, **settings).train()
+    for module in method.network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # some begin with 0 and let no gradient through
+            nn.init.ones_(module.weight)
     step = Step(method)
     # Its hooks live as long as the wrapper.
     module = DistributedDataParallel(step) if distributed else step

@@ -161,6 +161,24 @@ def test_weights_of_zero_leave_the_supervised_loss(street, tmp_path):
     )
     for name, value in left.items():
         assert torch.equal(value, right[name]), name
+    # DDP waits for the gradient of every parameter: what nothing is compared by must not be there.
+    fast = SegmentorConfig("fast_xs", head_width=32)
+    off = {"umd": UmdConfig(weight=0.0), "cmd": CmdConfig(weight=0.0)}
+    assert not list(AnySegStudent(checkpoint, fast, **off).projections.parameters())
+    assert list(AnySegStudent(checkpoint, fast).projections.parameters())
+
+
+def test_a_teacher_of_fewer_sensors_is_refused(street, tmp_path):
+    path = tiny_config(street, tmp_path / "teacher.yaml", max_steps=1, steps_per_epoch=1)
+    few = "--data.init_args.modalities=[camera, depth]"
+    train.main(["fit", "--config", str(path), "--runs", str(tmp_path), "--name", "teacher", few])
+    method = "training.methods.anyseg.AnySegStudent"
+    checkpoint = str(tmp_path / "teacher" / "checkpoints" / "last.ckpt")
+    student = tiny_config(street, tmp_path / "s.yaml", method, 1, 1, teacher=checkpoint)
+    command = ["fit", "--config", str(student), "--runs", str(tmp_path), "--name", "student"]
+    with pytest.raises(ValueError, match=r"trained on camera, depth and .* about event, lidar"):
+        train.main(command)
+    train.main([*command, few])
 
 
 def test_the_teacher_sees_only_sensors_that_the_data_set_has(street, tmp_path):

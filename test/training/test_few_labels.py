@@ -140,6 +140,11 @@ def test_own_drives_with_a_few_labelled_frames(drives, tmp_path):
     later = picture.stat().st_mtime_ns + 10**9
     os.utime(picture, ns=(later, later))
     assert labelled_frames(StreetFrames(StreetData(root, "train", SPEC, 0))) == [1, 3]
+    # So does one that was copied here with the time at which it was drawn.
+    picture = root / "train/drive_0000/label/000002.png"
+    cv2.imwrite(str(picture), np.full((HEIGHT, WIDTH), 4, np.uint8))
+    os.utime(picture, ns=(0, 0))
+    assert labelled_frames(StreetFrames(StreetData(root, "train", SPEC, 0))) == [1, 2, 3]
 
 
 def test_frames_without_a_wanted_sensor_are_left_out(drives):

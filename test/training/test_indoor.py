@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from test_reference_checkpoints import m3l_shapes, random_weights, saved
 
 from anyseg_ros.modality import Modality
+from training import evaluate
 from training.data import indoor
 from training.data.batches import LoaderConfig
 from training.data.few_labels import FewLabelBatches
@@ -21,6 +23,7 @@ from training.data.indoor import (
 from training.data.sources import open_source
 from training.data.street import DataSetError, ImageSpec
 from training.data.transforms import LABEL_PLANE, AugmentConfig
+from training.models.strict import CheckpointError
 
 CROP = AugmentConfig(32, 64, 0.5, 2.0)
 
@@ -176,6 +179,17 @@ def test_splits_to_evaluate_on(stanford, sun, tmp_path):
     assert (open_source(about, sun, "val", spec).planes(0)[LABEL_PLANE, -1] == 2).all()
     with pytest.raises(DataSetError, match="no split 'all'"):
         open_source(about, sun, "all", spec)
+
+
+def test_official_m3l_files_are_scored(stanford, tmp_path, capsys):
+    path = saved(random_weights(m3l_shapes()), tmp_path / "supervised.pth")
+    arguments = ["--official", str(path), "--dataset", "stanford_indoor", "--data", str(stanford)]
+    rows = evaluate.main([*arguments, "--split", "test", "--frames", "1"])
+    subsets = [row["subset"] for row in rows if row["condition"] == "all"]
+    assert subsets == ["camera", "depth", "camera+depth", "mean"]
+    assert "| camera+depth |" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"supervised\.pth has 13 classes, SUN RGB-D 37"):
+        evaluate.imported(path, "sun_rgbd", "bytes")
 
 
 def test_images_of_another_size_are_refused(stanford, tmp_path):

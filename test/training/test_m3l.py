@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from training.data.batches import Batch
 from training.data.few_labels import FewLabelBatch
+from training.losses.cmd import CmdConfig
 from training.losses.ohem import ohem_cross_entropy
 from training.methods.m3l import M3L, AnySegM3L
 from training.methods.mean_teacher import (
@@ -203,6 +204,8 @@ def test_the_combination_adds_anysegs_terms_for_the_averaging_network():
         torch.testing.assert_close(terms[name], value)
     with pytest.raises(ValueError, match="linear_fusion"):
         AnySegM3L(network=TWO)
+    with pytest.raises(ValueError, match=r"cmd\.reading must be relations"):
+        AnySegM3L(network=FOUR, cmd=CmdConfig(reading="pairs"))
 
 
 def test_the_published_number_of_hard_pixels():

@@ -138,6 +138,22 @@ NETWORKS = [
 ]
 
 
+def test_full_size_logits_are_not_rounded():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 5, 6, 7)
+    expected = full_size(logits, 24, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(full_size(logits, 24, 28), expected)
+
+
+def test_resizing_in_validation_leaves_nothing_that_training_cannot_use():
+    with torch.inference_mode():
+        resize_tokens(torch.zeros(1, 5, 7, 2), 11, 13)
+    x = torch.ones(1, 5, 7, 2, requires_grad=True)
+    resize_tokens(x, 11, 13).sum().backward()
+    assert x.grad is not None and x.grad.sum() == pytest.approx(2 * 11 * 13, rel=1e-5)
+
+
 @pytest.mark.parametrize("changes", NETWORKS, ids=str)
 @torch.no_grad()
 def test_graphs_equal_the_network(changes):

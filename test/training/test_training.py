@@ -1,6 +1,7 @@
 """A run from the command line: it learns, resumes to the same weights, exports, evaluates."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,8 @@ from training.methods.supervised import Supervised, supervised_loss
 from training.models.checkpoint import load_trained
 from training.models.segmentor import LinearFusionConfig, SegmentorConfig
 from training.models.strict import CheckpointError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -48,6 +51,20 @@ def test_scaled_gradients_are_clipped_without_their_scale(monkeypatch):
         optimizer = method.configure_optimizers()["optimizer"]
         # Lightning takes the scale off before clipping unless the optimizer says that it does so itself.
         assert getattr(optimizer, "_step_supports_amp_scaling", False) == fused
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "training/configs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_configurations_of_the_project_are_valid(path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.main(["fit", "--config", str(path), "--print_config"])
+    assert ended.value.code == 0
+    stated = yaml.safe_load(path.read_text())
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    assert resolved["model"]["class_path"] == stated["model"]["class_path"]
+    for key, value in stated["data"]["init_args"]["loader"].items():
+        assert resolved["data"]["init_args"]["loader"][key] == value
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +164,7 @@ def test_a_finished_run_says_that_nothing_is_left(config, checkpoint, capfd):
     [
         (["--trainer.max_steps=-1", "--trainer.max_epochs=2"], "max_steps must be given"),
         (["--trainer.accumulate_grad_batches=2"], "accumulate_grad_batches must be 1"),
+        (["--model.init_args.network.classes=5"], "classes is 5, but the data set has 19 classes"),
     ],
 )
 def test_settings_that_would_train_otherwise_are_refused(config, tmp_path, setting, message):

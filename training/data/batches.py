@@ -290,7 +290,14 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
         )
-        return DataLoader(samples, batch_size=None)
+        return self.validation_loader(samples)
+
+    def validation_loader(self, samples: ValidationSamples) -> DataLoader[Batch]:
+        """Loads ``samples``, with as many processes as training does."""
+        workers = self.loader.workers
+        return DataLoader(
+            samples, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+        )
 
 
 class StreetDataModule(SegmentationDataModule):

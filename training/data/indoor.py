@@ -185,8 +185,8 @@ class IndoorData:
         root: folder of the data set.
         data_set: which one.
         frames: the frames; :func:`area_frames` or :func:`read_list` gives them.
-        size: height and width to resize whole images to, the aspect ratio not kept, as published; by
-            default as they are.
+        size: height and width to resize whole images to, the aspect ratio not kept, as published; labels
+            too, which the published code leaves at their size. By default all stay as they are.
         labelled: whether the frames have labels.
     """
 
@@ -318,6 +318,25 @@ def open_indoor(data_set: DataSet, root: Path, split: str, size: tuple[int, int]
     return IndoorData(root, data_set, frames, size)
 
 
+def about_indoor(data_set: DataSet, height: int, width: int) -> dict[str, Any]:
+    """What checkpoints say about one of the data sets, seen at this input size in pixels."""
+    classes = STANFORD_13 if data_set == "stanford_indoor" else SUN_37
+    names = {"stanford_indoor": "Stanford Indoor (2D-3D-S)", "sun_rgbd": "SUN RGB-D"}
+    return {
+        "name": names[data_set],
+        "dataset": data_set,
+        "synthetic_only": False,
+        "input_width": width,
+        "input_height": height,
+        "encodings": {
+            "camera": {"name": "rgb", "settings": {}},
+            "depth": {"name": "minmax", "settings": {}},
+        },
+        "class_names": list(classes.names),
+        "class_colors": [list(color) for color in classes.colors],
+    }
+
+
 class FewLabelIndoor(FewLabelStreet):
     """Camera and depth indoors, few of the frames labelled, for the methods of M3L.
 
@@ -333,7 +352,8 @@ class FewLabelIndoor(FewLabelStreet):
             training frames as well.
         seed: of order, crops and subsets.
         loader: sizes.
-        augment: how samples are varied. Unlike the published code's, crops never reach over the image's edge.
+        augment: how samples are varied. Unlike the published code's, crops never reach over the image's edge,
+            and scales are any between two bounds.
         modality_dropout: labelled samples get a random subset of camera and depth.
         height: whole images are validated at this height, a multiple of 32 (published: 540, 500).
         width: and at this width; the aspect ratio is not kept.
@@ -389,26 +409,14 @@ class FewLabelIndoor(FewLabelStreet):
 
     def describe(self) -> dict[str, Any]:
         """What checkpoints and model cards say about the data, as plain Python values."""
-        classes = STANFORD_13 if self.data_set == "stanford_indoor" else SUN_37
-        names = {"stanford_indoor": "Stanford Indoor (2D-3D-S)", "sun_rgbd": "SUN RGB-D"}
         return {
-            "name": names[self.data_set],
-            "dataset": self.data_set,
-            "synthetic_only": False,
+            **about_indoor(self.data_set, self.spec.height, self.spec.width),
             "seed": self.seed,
             "modalities": [m.label for m in self.modalities],
             "modality_dropout": self.modality_dropout,
             "subset_weights": {},
             "labelled_split": self.labelled_split,
             "unlabelled": self.unlabelled,
-            "input_width": self.spec.width,
-            "input_height": self.spec.height,
-            "encodings": {
-                "camera": {"name": "rgb", "settings": {}},
-                "depth": {"name": "minmax", "settings": {}},
-            },
-            "class_names": list(classes.names),
-            "class_colors": [list(color) for color in classes.colors],
         }
 
     def prepare_data(self) -> None:
@@ -440,7 +448,7 @@ class FewLabelIndoor(FewLabelStreet):
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
         )
-        return DataLoader(samples, batch_size=None)
+        return self.validation_loader(samples)
 
 
 def _read(path: Path, flags: int) -> npt.NDArray[Any]:

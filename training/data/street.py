@@ -264,7 +264,11 @@ class StreetData:
         except FileNotFoundError:
             return True
         label = frame.drive / "label" / f"{frame.index:06d}.png"
-        return label.is_file() and label.stat().st_mtime_ns > built
+        if not label.is_file():
+            return False
+        about = label.stat()
+        # A label that was copied here with its old time of change is new all the same.
+        return max(about.st_mtime_ns, about.st_ctime_ns) > built
 
     def _fill(self, workers: int, rebuild: bool) -> None:
         missing = [f for f in self.frames if rebuild or self._is_stale(f)]

@@ -84,13 +84,17 @@ class AnySegStudent(SegmentationMethod):
             self.begun["start_from"] = teacher
         # Not a submodule: it is in no checkpoint of the student, and stays in evaluation mode.
         self._teacher = (frozen,)
+        self._teacher_knows = trained.data.get("modalities", [m.label for m in frozen.modalities])
+        # Stages that run on the fused map have no map of a single modality to teach. Without a term that
+        # compares maps there is nothing to project: DDP waits for the gradient of every parameter.
+        stages = min(self.student.early_stages, frozen.early_stages)
+        compared = stages if umd.weight or cmd.weight else 0
         self.projections = nn.ModuleList(
             nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
             for ours, theirs in zip(
-                # Stages that run on the fused map have no map of a single modality to teach.
-                self.student.encoder.channels[: self.student.early_stages],
-                frozen.encoder.channels[: frozen.early_stages],
-                strict=False,
+                self.student.encoder.channels[:compared],
+                frozen.encoder.channels[:compared],
+                strict=True,
             )
         )
         self.ohem, self.umd, self.cmd, self.mad = ohem, umd, cmd, mad
@@ -106,6 +110,16 @@ class AnySegStudent(SegmentationMethod):
     def teacher(self) -> AnymodalSegmentor:
         """The frozen teacher."""
         return self._teacher[0]
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        distils = self.umd.weight or self.cmd.weight or self.mad.weight
+        unknown = [m.label for m in self.sensors if m.label not in self._teacher_knows]
+        if distils and unknown:
+            raise ValueError(
+                f"the teacher was trained on {', '.join(self._teacher_knows)} and has nothing to teach about "
+                f"{', '.join(unknown)}: set data.modalities, or train a teacher with all of them"
+            )
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device).eval()

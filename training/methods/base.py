@@ -84,6 +84,17 @@ class SegmentationMethod(lightning.LightningModule):
         self.sensors = tuple(m for m in known if m in chosen)
         if stage == "fit":
             self._check_trainer()
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Labels beyond the network's classes end a run deep inside a kernel; missing ones never show."""
+        data = getattr(self.trainer, "datamodule", None)
+        names = [] if data is None else data.describe().get("class_names", [])
+        classes = self.network.config.classes
+        if names and len(names) != classes:
+            raise ValueError(
+                f"model.network.classes is {classes}, but the data set has {len(names)} classes"
+            )
 
     def _check_trainer(self) -> None:
         """Refuse what would train in silence with other batches or rates than the settings say."""

@@ -88,7 +88,8 @@ class AnySegM3L(M3L):
         seed: of the weights, of masks and of dropout.
 
     Raises:
-        ValueError: if the network is no averaging one.
+        ValueError: if the network is no averaging one, or cross-modal distillation would need sensors that a
+            sample may lack.
     """
 
     def __init__(
@@ -108,6 +109,11 @@ class AnySegM3L(M3L):
         if not isinstance(self.network, AnymodalSegmentor):
             raise ValueError(
                 "AnySeg distils into a network that averages modalities, without linear_fusion"
+            )
+        if cmd.weight and cmd.reading == "pairs":
+            raise ValueError(
+                "cmd.reading must be relations: pairs needs every sensor in every sample, and drives may "
+                "lack some"
             )
         self.umd, self.cmd, self.mad = umd, cmd, mad
 

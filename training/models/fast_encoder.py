@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from training.models.joint_norm import JointBatchNorm2d
+
 
 @dataclass(frozen=True)
 class FastSize:
@@ -50,7 +52,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        self.norm: nn.Module = nn.BatchNorm2d(channels)
+        self.norm: nn.Module = JointBatchNorm2d(channels)
         self.relu = relu
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 

@@ -200,4 +200,6 @@ def full_size(logits: Tensor, height: int, width: int, align_corners: bool = Fal
     Returns:
         ``[B, height, width, classes]``: classes last, as the loss reads them.
     """
-    return resize_tokens(logits.permute(0, 2, 3, 1).float(), height, width, align_corners)
+    # Products would round to autocast's type, and ties decide labels and hard pixels.
+    with torch.autocast(logits.device.type, enabled=False):
+        return resize_tokens(logits.permute(0, 2, 3, 1).float(), height, width, align_corners)
