@@ -100,20 +100,22 @@ class TrainingCLI(LightningCLI):
         return Path(self._get(self.config, "runs")) / str(self._get(self.config, "name"))
 
     def before_fit(self) -> None:
+        settings = self.config_init[self.subcommand]
+        settings["weights_only"] = True  # when a run goes on, nothing is unpickled
         last = self.run_folder() / "checkpoints" / "last.ckpt"
         given = self._get(self.config_init, "ckpt_path", None)
-        if given is None and self._get(self.config, "resume") and last.is_file():
-            done = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
-            steps = int(self.trainer.max_steps)
-            print(f"continuing from {last} at step {done} of {steps}", flush=True)
-            if done >= steps:
-                print(
-                    "nothing is left to train: --name begins another run, --resume false this one anew, "
-                    "a larger --trainer.max_steps goes on",
-                    flush=True,
-                )
-            settings = self.config_init[self.subcommand]
-            settings["ckpt_path"], settings["weights_only"] = str(last), True
+        if given is not None or not self._get(self.config, "resume") or not last.is_file():
+            return
+        done = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
+        steps = int(self.trainer.max_steps)
+        print(f"continuing from {last} at step {done} of {steps}", flush=True)
+        if done >= steps:
+            print(
+                "nothing is left to train: --name begins another run, --resume false this one anew, "
+                "a larger --trainer.max_steps goes on",
+                flush=True,
+            )
+        settings["ckpt_path"] = str(last)
 
 
 def main(arguments: list[str] | None = None) -> TrainingCLI:
