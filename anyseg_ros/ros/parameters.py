@@ -59,7 +59,8 @@ class ParameterSpec:
             ParameterError: if type, range or choice is wrong.
         """
         if isinstance(self.default, list):
-            return self._check_list(value)
+            # An empty list has no type in a parameter file: ROS hands it on as no value.
+            return list(self.default) if value is None else self._check_list(value)
         expected: type[Any] = type(self.default)
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -136,21 +137,22 @@ _TYPE_NAMES: dict[type, str] = {
 }
 
 _TOPICS = {
-    Modality.CAMERA: ("camera/image", "camera/camera_info"),
-    Modality.DEPTH: ("depth/image", "depth/camera_info"),
-    Modality.EVENT: ("events/points", "events/camera_info"),
-    Modality.LIDAR: ("lidar/points", ""),
+    Modality.CAMERA: "camera/image",
+    Modality.DEPTH: "depth/image",
+    Modality.EVENT: "events/points",
+    Modality.LIDAR: "lidar/points",
 }
+_TRANSPORTS = ("compressed", "compressedDepth")
+"""What image_transport hangs behind a picture's topic."""
 _QOS_DEPTH = {Modality.CAMERA: 5, Modality.DEPTH: 5, Modality.EVENT: 30, Modality.LIDAR: 5}
 
 
 def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
     label = modality.label
     types = SENSOR_TYPES[modality]
-    topic, info_topic = _TOPICS[modality]
     specs = [
         ParameterSpec(f"{label}.enabled", True, f"Use the {label} sensor."),
-        ParameterSpec(f"{label}.topic", topic, f"Topic of the {label} data."),
+        ParameterSpec(f"{label}.topic", _TOPICS[modality], f"Topic of the {label} data."),
         ParameterSpec(f"{label}.type", types[0], "Kind of message on the topic.", choices=types),
         ParameterSpec(
             f"{label}.timeout",
@@ -199,10 +201,13 @@ def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
             "the calibration file, else from TF.",
         ),
     ]
-    if info_topic:
+    if modality is not Modality.LIDAR:
         specs += [
             ParameterSpec(
-                f"{label}.camera_info_topic", info_topic, "Topic of its CameraInfo; empty for none."
+                f"{label}.camera_info_topic",
+                "",
+                "Topic of its CameraInfo; empty: camera_info beside the topic, so /front/camera_info for "
+                "/front/image_raw.",
             ),
             ParameterSpec(
                 f"{label}.rectified",
@@ -381,6 +386,13 @@ class NodeParameters:
         )
 
 
+def camera_info_beside(topic: str) -> str:
+    """Where a driver that keeps to image_transport's convention publishes the CameraInfo of a topic."""
+    base, _, last = topic.rpartition("/")
+    picture = base if last in _TRANSPORTS else topic
+    return picture[: picture.rfind("/") + 1] + "camera_info"
+
+
 def _sensor_parameters(modality: Modality, values: Mapping[str, Any]) -> SensorParameters:
     def get(name: str, default: Any = None) -> Any:
         return values.get(f"{modality.label}.{name}", default)
@@ -395,7 +407,11 @@ def _sensor_parameters(modality: Modality, values: Mapping[str, Any]) -> SensorP
         expected_rate_hz=get("expected_rate") or None,
         qos_reliable=get("qos_reliable"),
         qos_depth=get("qos_depth"),
-        camera_info_topic=get("camera_info_topic", ""),
+        camera_info_topic=(
+            ""
+            if modality is Modality.LIDAR
+            else get("camera_info_topic") or camera_info_beside(get("topic"))
+        ),
         rectified=get("rectified", False),
         registered=get("registered", False),
         intensity_max=get("intensity_max", 0.0),
@@ -452,7 +468,8 @@ def check_change(
             values[change.name] = spec.check(change.value)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if configured and not spec.live and values[change.name] != current.get(change.name):
+        before = spec.check(current.get(change.name, spec.default))
+        if configured and not spec.live and values[change.name] != before:
             return SetParametersResult(
                 successful=False,
                 reason=f"{change.name} takes effect at configure: clean the node up first "

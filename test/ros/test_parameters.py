@@ -64,6 +64,37 @@ def test_an_integer_serves_as_a_number_and_order_is_completed():
     )
 
 
+@pytest.mark.parametrize(
+    ("topic", "kind", "info"),
+    [
+        ("camera/image", "image", "camera/camera_info"),
+        ("/front/image_raw", "image", "/front/camera_info"),
+        ("/front/image_raw/compressed", "compressed", "/front/camera_info"),
+        ("image", "image", "camera_info"),
+        ("/image", "image", "/camera_info"),
+    ],
+)
+def test_camera_info_is_looked_for_beside_the_pictures(topic, kind, info):
+    values = {"camera.topic": topic, "camera.type": kind}
+    assert NodeParameters.from_values(values).sensors[Modality.CAMERA].camera_info_topic == info
+    values["camera.camera_info_topic"] = "/elsewhere"
+    sensors = NodeParameters.from_values(values).sensors
+    assert sensors[Modality.CAMERA].camera_info_topic == "/elsewhere"
+    assert sensors[Modality.LIDAR].camera_info_topic == ""
+
+
+def test_an_empty_list_of_a_parameter_file_means_the_default():
+    parameters = NodeParameters.from_values({"lidar.extrinsics": None, "priority": None})
+    assert parameters.sensors[Modality.LIDAR].extrinsics == ()
+    assert parameters.priority == MODALITIES
+    # What rclpy holds then is no value, which is no change against the default.
+    empty = Parameter("lidar.extrinsics", value=None)
+    assert check_change(DEFAULTS, [empty], configured=True).successful
+    held = {**DEFAULTS, "lidar.extrinsics": None}
+    same = Parameter("lidar.extrinsics", value=[])
+    assert check_change(held, [same], configured=True).successful
+
+
 def test_the_configuration_file_has_every_parameter_at_its_default():
     text = CONFIG.read_text()
     tree = yaml.safe_load(text)["/**"]["ros__parameters"]
