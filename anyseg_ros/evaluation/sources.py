@@ -382,11 +382,12 @@ def find_rig(
         camera: CameraModel | None = None
         registered = modality is Modality.DEPTH and overrides.depth_registered
         if registered:
-            camera = infos.get(Modality.CAMERA, (grid, ""))[0]
+            camera = from_file.camera_of(Modality.CAMERA) if from_file else None
+            camera = camera or infos.get(Modality.CAMERA, (grid, ""))[0]
             said.append("registered to the camera")
         elif modality is not Modality.LIDAR:
-            if in_file is not None and in_file.camera is not None:
-                camera = in_file.camera
+            camera = from_file.camera_of(modality) if from_file else None
+            if camera is not None:
                 said.append("intrinsics from the file")
             elif modality in infos:
                 camera = infos[modality][0]

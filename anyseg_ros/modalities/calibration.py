@@ -35,6 +35,14 @@ class RigCalibration:
     grid: CameraModel
     grid_frame_id: str
     sensors: Mapping[Modality, SensorCalibration]
+    unplaced: Mapping[Modality, CameraModel | None] = field(default_factory=dict)
+    """Sensors that a file names without saying where they sit, with their intrinsics if it gives those.
+    The place must come from elsewhere: identity would be a guess, and draw a LiDAR nowhere."""
+
+    def camera_of(self, modality: Modality) -> CameraModel | None:
+        """A sensor's intrinsics, whether its place is known or not; ``None`` if they are not given."""
+        sensor = self.sensors.get(modality)
+        return sensor.camera if sensor is not None else self.unplaced.get(modality)
 
 
 _CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy")
@@ -94,6 +102,8 @@ def calibration_to_dict(rig: RigCalibration) -> dict[str, Any]:
             "rotation_xyzw": [float(v) for v in sensor.grid_from_sensor.quaternion_xyzw],
         }
         sensors[modality.label] = entry
+    for modality, camera in sorted(rig.unplaced.items()):
+        sensors[modality.label] = {"intrinsics": _camera_to_dict(camera)} if camera else {}
     return {
         "grid": {"frame_id": rig.grid_frame_id, **_camera_to_dict(rig.grid)},
         "sensors": sensors,
@@ -103,6 +113,8 @@ def calibration_to_dict(rig: RigCalibration) -> dict[str, Any]:
 def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibration:
     """Invert :func:`calibration_to_dict`.
 
+    A sensor without ``grid_from_sensor`` is unplaced, except the camera: the grid is its own view.
+
     Raises:
         CalibrationError: naming ``where`` and the field that is missing, unknown or malformed.
     """
@@ -110,6 +122,7 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
         raise CalibrationError(f"{where}: expected the sections 'grid' and 'sensors'")
     grid = _camera_from_dict(data["grid"], f"{where}: grid")
     sensors: dict[Modality, SensorCalibration] = {}
+    unplaced: dict[Modality, CameraModel | None] = {}
     if not isinstance(data["sensors"], Mapping):
         raise CalibrationError(
             f"{where}: 'sensors' must be a mapping from sensor to its calibration"
@@ -128,11 +141,15 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
         camera = None
         if "intrinsics" in entry:
             camera = _camera_from_dict(entry["intrinsics"], f"{spot}/intrinsics")
-        transform = RigidTransform.identity()
         if "grid_from_sensor" in entry:
             transform = _transform_from_dict(entry["grid_from_sensor"], f"{spot}/grid_from_sensor")
+        elif modality is Modality.CAMERA:
+            transform = RigidTransform.identity()
+        else:
+            unplaced[modality] = camera
+            continue
         sensors[modality] = SensorCalibration(str(entry.get("frame_id", "")), transform, camera)
-    return RigCalibration(grid, str(data["grid"].get("frame_id", "")), sensors)
+    return RigCalibration(grid, str(data["grid"].get("frame_id", "")), sensors, unplaced)
 
 
 def load_calibration(path: Path) -> RigCalibration:

@@ -27,6 +27,7 @@ from anyseg_ros.evaluation.sources import (
     find_sources,
     parse_extrinsics,
 )
+from anyseg_ros.modalities import RigCalibration, SensorCalibration
 from anyseg_ros.modality import MODALITIES, Modality
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
@@ -83,6 +84,28 @@ def test_what_is_missing_is_asked_for_by_name(tmp_path):
     path = write_bag(tmp_path / "bare", 0.5, infos=False)
     with Bag([path]) as bag, pytest.raises(SourceError, match="--calibration FILE"):
         find_rig(bag, find_sources(bag))
+
+
+def test_a_file_without_extrinsics_leaves_them_to_tf(recording):
+    grid = made_bag.CAMERA
+    distorted = replace(grid, distortion_model="plumb_bob", distortion=(0.1, 0, 0, 0, 0))
+    file = RigCalibration(
+        grid,
+        made_bag.FRAMES[CAMERA],
+        {CAMERA: SensorCalibration(made_bag.FRAMES[CAMERA], camera=distorted)},
+        {DEPTH: made_bag.DEPTH.resized(160, 120), LIDAR: None},
+    )
+    with Bag([recording]) as bag:
+        sources = find_sources(bag)
+        found = find_rig(bag, sources, file).calibration.sensors
+        registered = find_rig(bag, sources, file, Overrides(depth_registered=True))
+    assert found[DEPTH].camera == made_bag.DEPTH.resized(160, 120)
+    for modality in (DEPTH, LIDAR):
+        expected = made_bag.EXTRINSICS[modality]
+        np.testing.assert_allclose(
+            found[modality].grid_from_sensor.rotation, expected.rotation, atol=1e-9
+        )
+    assert registered.calibration.sensors[DEPTH].camera == distorted
 
 
 def test_a_topic_that_is_not_there_or_of_another_type_is_refused(recording):

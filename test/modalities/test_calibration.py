@@ -43,6 +43,23 @@ def test_round_trip(rig, tmp_path):
         )
 
 
+def test_a_sensor_without_a_place_in_the_file_gets_none_except_the_camera(rig, tmp_path):
+    path = tmp_path / "rig.yaml"
+    save_calibration(rig, path)
+    data = yaml.safe_load(path.read_text())
+    for entry in data["sensors"].values():
+        del entry["grid_from_sensor"]
+    data["sensors"]["depth"] = {"intrinsics": data["grid"] | {"width": 128}}
+    path.write_text(yaml.safe_dump(data))
+    loaded = load_calibration(path)
+    assert set(loaded.sensors) == {Modality.CAMERA}
+    assert set(loaded.unplaced) == {Modality.DEPTH, Modality.LIDAR}
+    assert loaded.camera_of(Modality.DEPTH).width == 128
+    assert loaded.camera_of(Modality.LIDAR) is None
+    save_calibration(loaded, path)
+    assert load_calibration(path).unplaced == loaded.unplaced
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [

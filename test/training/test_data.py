@@ -5,6 +5,7 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
+import yaml
 from street_on_disk import HEIGHT, WIDTH, write_street
 
 from anyseg_ros.modality import MODALITIES, Modality
@@ -73,6 +74,12 @@ def test_missing_things_are_named(street, tmp_path):
     (broken / "val/drive_0000/lidar/000000.npz").unlink()
     with pytest.raises(DataSetError, match=r"lidar/000000 .*npz"):
         StreetData(broken, "val", SPEC, workers=0)
+    path = broken / "train/drive_0000/calibration.yaml"
+    calibration = yaml.safe_load(path.read_text())
+    del calibration["sensors"]["lidar"]["grid_from_sensor"]
+    path.write_text(yaml.safe_dump(calibration))
+    with pytest.raises(DataSetError, match=r"calibration.yaml.*grid_from_sensor for lidar"):
+        StreetData(broken, "train", SPEC, workers=0)
     (broken / "test/drive_0000/frames.jsonl").write_text('{"index": 0}\n')
     with pytest.raises(DataSetError, match=r"frames.jsonl, line 1.*anchor_stamp_ns"):
         list_frames(broken, "test")

@@ -184,6 +184,12 @@ def _drive_tools(
     rig = load_calibration(drive / "calibration.yaml")
     grid = SegmentationGrid.create(rig.grid, rig.grid_frame_id, width, height)
     encodings = _ENCODINGS_OF[digest]
+    absent = [m.label for m in MODALITIES if m not in rig.sensors]
+    if absent:
+        raise DataSetError(
+            f"{drive}/calibration.yaml: no grid_from_sensor for {', '.join(absent)}; it is needed of "
+            "every sensor"
+        )
     builders = {m: make_image_builder(m, encodings[m], grid, rig.sensors[m]) for m in MODALITIES}
     return grid, builders
 
