@@ -20,6 +20,7 @@ from anyseg_ros.engine import Engine, Features
 from anyseg_ros.load import LoadShedder
 from anyseg_ros.modalities import (
     CameraModel,
+    LidarScan,
     ModalityError,
     ModalityImageBuilder,
     RigCalibration,
@@ -35,6 +36,10 @@ from anyseg_ros.sync import MatchedSet
 OutputSize = Literal["model", "camera"]
 _PREPARED = 4
 """Members encoded ahead of their set that are kept a modality; the earliest, as their sets come first."""
+
+_POINTS_A_PIXEL = 1000
+"""A LiDAR that draws fewer pixels than one for so many points is not seen. One that looks all around and
+a camera of 10 by 5 degrees share one point in 200, and a point draws several pixels."""
 
 
 class NoUsableInputError(RuntimeError):
@@ -190,7 +195,26 @@ class Pipeline:
                 f"no calibration for {modality.label}: its extrinsics to {self._rig.grid_frame_id!r} "
                 "are needed from the calibration file or TF"
             )
-        return builder.build(data, end_stamp_ns)
+        image = builder.build(data, end_stamp_ns)
+        if isinstance(data, LidarScan):
+            self._check_in_view(image, len(data.points_m))
+        return image
+
+    def _check_in_view(self, image: npt.NDArray[np.uint8], points: int) -> None:
+        """Refuse a scan that is not in the picture: the network would be told that nothing is there.
+
+        Wrong extrinsics look like this, above all a frame that is not optical where one is expected.
+
+        Args:
+            image: uint8[H, W, 3], made from the scan; the first channel is 0 where no point is.
+            points: how many the scan has.
+        """
+        if np.count_nonzero(image[..., 0]) < points // _POINTS_A_PIXEL:
+            raise ModalityError(
+                f"hardly any of the scan's {points} points lies in the view of the grid "
+                f"{self._rig.grid_frame_id!r}; check the LiDAR's extrinsics, and that this frame is an "
+                "optical one (z forward, x right)"
+            )
 
     def features_of(self, result: Segmentation) -> dict[Modality, Features]:
         """What the network made of each modality of the set that was segmented last."""

@@ -17,6 +17,7 @@ from anyseg_ros.modalities import (
     LidarScan,
     ModalityError,
     RigCalibration,
+    RigidTransform,
     SensorCalibration,
 )
 from anyseg_ros.modality import MODALITIES, Modality, parse_subset
@@ -264,6 +265,28 @@ def test_a_bad_member_costs_only_itself(engine):
     assert result.skipped == {Modality.DEPTH: "this JPEG is cut short"}
     with pytest.raises(NoUsableInputError, match="depth: this JPEG is cut short"):
         pipeline.segment(matched(2000, depth=(2000, broken)))
+
+
+@pytest.mark.parametrize("points", [999, 1000, 50_000])
+def test_a_scan_that_is_not_in_the_picture_is_skipped_and_the_extrinsics_are_named(engine, points):
+    angle = np.linspace(-np.pi, np.pi, points, dtype=np.float32)
+    # A ring around a LiDAR whose z points up, as the drivers give it.
+    ring = np.stack([10 * np.cos(angle), 10 * np.sin(angle), np.zeros_like(angle)], -1)
+    scan = LidarScan(ring, np.zeros(points, np.float32))
+    data = {"camera": (1000, gray(9)), "lidar": (1000, scan)}
+    turned = rig(Modality.CAMERA)
+    place = RigidTransform.from_quaternion((0.5, -0.5, 0.5, -0.5), (0, 0, 0))
+    turned.sensors[Modality.LIDAR] = SensorCalibration("lidar", place)
+    assert Pipeline(engine, turned).segment(matched(**data)).used == tuple(
+        parse_subset("camera+lidar")
+    )
+
+    result = Pipeline(engine, rig(Modality.CAMERA, Modality.LIDAR)).segment(matched(**data))
+    # A handful of points may be somewhere else.
+    assert (Modality.LIDAR in result.used) is (points < 1000)
+    if points >= 1000:
+        assert f"{points} points" in result.skipped[Modality.LIDAR]
+        assert "extrinsics" in result.skipped[Modality.LIDAR]
 
 
 def test_a_sensor_without_calibration_is_skipped_by_name_but_the_camera_is_the_grids(engine):
