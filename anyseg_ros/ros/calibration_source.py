@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from anyseg_ros.modalities import CameraModel, RigCalibration, RigidTransform, SensorCalibration
 from anyseg_ros.modality import Modality
@@ -20,13 +20,24 @@ class CalibrationSource:
         sensors: Mapping[Modality, SensorParameters],
         modalities: Iterable[Modality],
         from_file: RigCalibration | None = None,
+        resolve_topic: Callable[[str], str] = str,
     ) -> None:
+        """Know nothing but the file.
+
+        Args:
+            sensors: the parameters of every sensor.
+            modalities: the sensors in use.
+            from_file: the calibration file.
+            resolve_topic: gives a topic the name that it has for others, for sentences.
+        """
+        self._sensors = sensors
         self._parameters = {m: sensors[m] for m in modalities}
-        self._grid_topic = sensors[Modality.CAMERA].camera_info_topic
         self._file = from_file
+        self._resolve_topic = resolve_topic
+        self._refused: dict[Modality, str] = {}
         self._infos: dict[Modality, tuple[CameraModel, str]] = {}
         self._frames: dict[Modality, str] = {}
-        self._transforms: dict[Modality, RigidTransform] = {}
+        self._transforms: dict[Modality, tuple[tuple[str, str], RigidTransform]] = {}
 
     @property
     def grid_frame_id(self) -> str:
@@ -38,23 +49,29 @@ class CalibrationSource:
         """Whether this sensor's CameraInfo would tell anything that the file does not."""
         if modality is Modality.CAMERA and self._file is None:
             return True
-        if modality is Modality.LIDAR or modality not in self._parameters:
+        if modality is Modality.LIDAR or self._is_registered(modality):
             return False
-        in_file = self._file.sensors.get(modality) if self._file else None
-        if modality is Modality.DEPTH and self._parameters[modality].registered:
-            return False
-        return in_file is None or in_file.camera is None
+        used = {Modality.CAMERA if self._is_registered(m) else m for m in self._parameters}
+        return modality in used and (self._file is None or self._file.camera_of(modality) is None)
 
     def set_camera_info(self, modality: Modality, camera: CameraModel, frame_id: str) -> bool:
         """Note a CameraInfo; returns whether it says anything new."""
+        self._refused.pop(modality, None)
         if self._infos.get(modality) == (camera, frame_id):
             return False
         self._infos[modality] = (camera, frame_id)
         return True
 
-    def set_frame(self, modality: Modality, frame_id: str) -> None:
-        """Note the frame that a sensor's messages carry."""
+    def refuse_camera_info(self, modality: Modality, reason: str) -> None:
+        """Note that a CameraInfo has come and cannot be used."""
+        self._refused[modality] = reason
+
+    def set_frame(self, modality: Modality, frame_id: str) -> bool:
+        """Note the frame that a sensor's messages carry; returns whether it is another than before."""
+        if self._frames.get(modality) == frame_id:
+            return False
         self._frames[modality] = frame_id
+        return True
 
     def missing_transforms(self) -> dict[Modality, str]:
         """Sensors whose extrinsics must come from TF, with their frames where known."""
@@ -65,8 +82,8 @@ class CalibrationSource:
         }
 
     def set_transform(self, modality: Modality, grid_from_sensor: RigidTransform) -> None:
-        """Note a transform from TF."""
-        self._transforms[modality] = grid_from_sensor
+        """Note a transform from TF, between the frames that sensor and grid have now."""
+        self._transforms[modality] = (self._ends(modality), grid_from_sensor)
 
     def rig(self) -> RigCalibration | None:
         """The grid with every sensor that is fully calibrated; ``None`` without a grid."""
@@ -87,15 +104,11 @@ class CalibrationSource:
         """What this sensor waits for, as a sentence with the remedy; empty if nothing."""
         grid = self._grid()
         if grid is None:
-            return (
-                f"no segmentation grid: no CameraInfo on {self._grid_topic or 'the camera'} yet; "
-                "publish it or set calibration_file"
-            )
+            return f"no segmentation grid: {self._no_camera_info(Modality.CAMERA)} set calibration_file"
         if modality is not Modality.LIDAR and self._camera(modality) is None:
-            topic = self._parameters[modality].camera_info_topic
             return (
-                f"no intrinsics: no CameraInfo on {topic or '(no topic)'} yet; "
-                f"publish it or give {modality.label} intrinsics in calibration_file"
+                f"no intrinsics: {self._no_camera_info(modality)} give {modality.label} intrinsics in "
+                "calibration_file"
             )
         if self._extrinsics(modality) is None:
             frame = self._frames.get(modality, "")
@@ -104,6 +117,17 @@ class CalibrationSource:
                 f"{modality.label}.extrinsics, or give them in calibration_file"
             )
         return ""
+
+    def _no_camera_info(self, modality: Modality) -> str:
+        """Why there is none, and the first half of the remedy."""
+        topic = self._resolve_topic(self._sensors[modality].camera_info_topic)
+        parameter = f"{modality.label}.camera_info_topic"
+        if modality in self._refused:
+            return (
+                f"CameraInfo comes on {topic} but is refused: {self._refused[modality]}; calibrate the "
+                f"sensor, name another topic in {parameter}, or"
+            )
+        return f"no CameraInfo on {topic} yet; publish it there, name its topic in {parameter}, or"
 
     def _grid(self) -> tuple[CameraModel, str] | None:
         if self._file is not None:
@@ -114,14 +138,12 @@ class CalibrationSource:
     def _camera(self, modality: Modality) -> CameraModel | None:
         if modality is Modality.LIDAR:
             return None
-        if modality is Modality.DEPTH and self._parameters[modality].registered:
-            if Modality.CAMERA in self._parameters:
-                return self._camera(Modality.CAMERA)
-            grid = self._grid()
-            return grid[0] if grid else None
-        in_file = self._file.sensors.get(modality) if self._file else None
-        if in_file is not None and in_file.camera is not None:
-            return in_file.camera
+        if self._is_registered(modality):
+            # The camera's pixels, distortion included, whether its own pictures are used or not.
+            modality = Modality.CAMERA
+        in_file = self._file.camera_of(modality) if self._file else None
+        if in_file is not None:
+            return in_file
         info = self._infos.get(modality)
         if info is not None:
             return info[0]
@@ -131,15 +153,26 @@ class CalibrationSource:
         return None
 
     def _extrinsics(self, modality: Modality) -> RigidTransform | None:
-        parameters = self._parameters[modality]
-        if parameters.extrinsics:
-            values = parameters.extrinsics
+        values = self._sensors[modality].extrinsics
+        if values:
             return RigidTransform.from_quaternion(values[3:], values[:3])
-        registered = modality is Modality.DEPTH and parameters.registered
-        if registered and Modality.CAMERA in self._parameters:
+        if self._is_registered(modality):
             return self._extrinsics(Modality.CAMERA)
         if self._file is not None and modality in self._file.sensors:
             return self._file.sensors[modality].grid_from_sensor
-        if modality is Modality.CAMERA or registered:
+        if modality is Modality.CAMERA:
             return RigidTransform.identity()
-        return self._transforms.get(modality)
+        ends, found = self._transforms.get(modality, (None, None))
+        return found if ends == self._ends(modality) else None
+
+    def _is_registered(self, modality: Modality) -> bool:
+        """Whether it is depth that lies in the camera's picture."""
+        return (
+            modality is Modality.DEPTH
+            and modality in self._parameters
+            and self._parameters[modality].registered
+        )
+
+    def _ends(self, modality: Modality) -> tuple[str, str]:
+        """The frames that a transform from TF joins: a transform between others says nothing."""
+        return self.grid_frame_id, self._frames.get(modality, "")

@@ -27,10 +27,15 @@ class SensorLog:
     received: int = 0
     rejected: int = 0
     last_error: str = ""
+    info_rejected: int = 0
+    """CameraInfo messages that were refused; they count neither as received nor as rejected."""
+    info_error: str = ""
     waiting_for: str = ""
     """Calibration that is missing; empty if none."""
     qos_mismatch: str = ""
     """A publisher that does not offer the QoS asked for, as a sentence; empty if none was there."""
+    unused: str = ""
+    """Why the last result that had the sensor's data could not use it; empty if it could."""
     frame_ids: set[str] = field(default_factory=set)
 
 
@@ -128,6 +133,8 @@ def sensor_status(
             f"{status.rate_hz:.1f} Hz on {topic}, expected {parameters.expected_rate_hz:g}; if the "
             f"driver sends them all, {REMEDY}"
         )
+    if status.state is StreamState.LIVE and log.unused and level == DiagnosticStatus.OK:
+        level, text = DiagnosticStatus.WARN, f"not used: {log.unused}"
     if status.state is StreamState.LIVE and status.detail:
         level = DiagnosticStatus.WARN
         text = f"{status.detail}; {text}" if text != "live" else status.detail
@@ -139,6 +146,11 @@ def sensor_status(
         "rejected": log.rejected,
         "last_error": log.last_error,
     }
+    if log.info_rejected:
+        values |= {
+            "camera_info_rejected": log.info_rejected,
+            "camera_info_last_error": log.info_error,
+        }
     if log.qos_mismatch:
         values["qos_mismatch"] = log.qos_mismatch
     if status.age_s is not None:

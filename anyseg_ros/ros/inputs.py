@@ -114,6 +114,7 @@ class SensorInput:
         on_data: DataCallback,
         on_info: InfoCallback | None,
         on_refused: RefusedCallback,
+        on_info_refused: RefusedCallback,
         warnings: ThrottledLog,
         times: StageTimes,
     ) -> None:
@@ -123,6 +124,7 @@ class SensorInput:
             on_data: called with modality, stamp in ns, data and frame id. May raise MessageError.
             on_info: called with the model of each CameraInfo; ``None`` if none is wanted.
             on_refused: called with modality and reason for each data message that is refused.
+            on_info_refused: the same for each CameraInfo that is refused.
             warnings: where refused messages are logged.
             times: where the time of decoding is noted.
         """
@@ -132,6 +134,7 @@ class SensorInput:
         self._on_data = on_data
         self._on_info = on_info
         self._on_refused = on_refused
+        self._on_info_refused = on_info_refused
         self._warnings = warnings
         self._times = times
         self.log = SensorLog()
@@ -152,15 +155,16 @@ class SensorInput:
                 )
             )
         self.topic = self._subscriptions[0].topic_name if self._subscriptions else parameters.topic
+        self.info_topic = ""
         if on_info is not None and parameters.camera_info_topic:
-            self._subscriptions.append(
-                node.create_subscription(
-                    CameraInfo,
-                    parameters.camera_info_topic,
-                    self._on_camera_info,
-                    input_qos(parameters),
-                )
+            subscription = node.create_subscription(
+                CameraInfo,
+                parameters.camera_info_topic,
+                self._on_camera_info,
+                input_qos(parameters),
             )
+            self.info_topic = subscription.topic_name
+            self._subscriptions.append(subscription)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -176,7 +180,9 @@ class SensorInput:
             stamp = data_stamp_ns(message, data)
             self._on_data(self._modality, stamp, data, message.header.frame_id)
         except Exception as error:  # a message that breaks a decoder must not end the node
-            self._on_refused(self._modality, self._refuse(self.topic, error))
+            self.log.rejected += 1
+            self.log.last_error = self._refuse(self.topic, error)
+            self._on_refused(self._modality, self.log.last_error)
 
     def _on_incompatible_qos(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         """A publisher is there that does not offer what is asked for, so that nothing arrives of it."""
@@ -196,12 +202,13 @@ class SensorInput:
             camera = messages.decode_camera_info(message, self._parameters.rectified)
             self._on_info(self._modality, camera, message.header.frame_id)
         except Exception as error:
-            self._refuse(self._parameters.camera_info_topic, error)
+            self.log.info_rejected += 1
+            self.log.info_error = self._refuse(self.info_topic, error)
+            self._on_info_refused(self._modality, self.log.info_error)
 
     def _refuse(self, topic: str, error: Exception) -> str:
+        """Log that a message is refused; returns why."""
         reason = str(error) if isinstance(error, MessageError) else repr(error)
-        self.log.rejected += 1
-        self.log.last_error = reason
         self._warnings.warning(
             topic, f"{self._modality.label}: refused a message on {topic}: {reason}"
         )

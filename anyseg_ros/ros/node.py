@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ class SegmentationNode(LifecycleNode):
                     + subset_name(self._engine.card.modalities)
                 )
             check_message_packages(parameters.sensors, modalities)
-            self._calibration = CalibrationSource(parameters.sensors, modalities, from_file)
+            self._calibration = CalibrationSource(
+                parameters.sensors, modalities, from_file, self.resolve_topic_name
+            )
             self._results = ResultPublishers(
                 self, self._engine.card.classes, parameters.output_reliable, self._log
             )
@@ -255,9 +258,12 @@ class SegmentationNode(LifecycleNode):
         self._last_result = "waiting for sensors"
         self._make_synchronizer()
         self._active = True
-        for modality in self._engine.card.modalities:
+        known = self._engine.card.modalities
+        # The camera's CameraInfo gives the grid, even to a rig or a model that does not use its camera.
+        for modality in sorted({Modality.CAMERA, *known}):
             sensor = parameters.sensors[modality]
-            # The camera's CameraInfo gives the grid, even to a rig that does not use its camera.
+            if modality not in known:
+                sensor = replace(sensor, enabled=False)
             wants_info = calibration.needs_camera_info(modality)
             if sensor.enabled or wants_info:
                 self._inputs[modality] = SensorInput(
@@ -267,6 +273,7 @@ class SegmentationNode(LifecycleNode):
                     self._on_data,
                     self._on_camera_info if wants_info else None,
                     self._on_refused,
+                    calibration.refuse_camera_info,
                     self._log,
                     self._times,
                 )
@@ -341,9 +348,9 @@ class SegmentationNode(LifecycleNode):
         if not self._active or calibration is None or health is None:
             return
         log = self._inputs[modality].log
-        if frame_id not in log.frame_ids and len(log.frame_ids) < 4:
+        if len(log.frame_ids) < 4:
             log.frame_ids.add(frame_id)
-            calibration.set_frame(modality, frame_id)
+        if calibration.set_frame(modality, frame_id):
             self._update_rig()
         log.waiting_for = calibration.missing(modality)
         if log.waiting_for or self._pipeline is None:
@@ -480,6 +487,10 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().info(f"segmenting from {subset_name(result.used)}")
         for modality, reason in result.skipped.items():
             self._log.warning(f"{modality.label} skipped", f"{modality.label} not used: {reason}")
+        # The budget is a choice, and the overall status tells of it.
+        for modality, sensor in self._inputs.items():
+            if modality in matched.members and modality not in result.shed:
+                sensor.log.unused = result.skipped.get(modality, "")
         consistency, health = self._consistency, self._health
         if consistency is not None and health is not None:
             verdict = consistency.after(pipeline, result, health.suspects())

@@ -3,7 +3,12 @@
 import pytest
 import rig
 
-from anyseg_ros.modalities import CameraModel, RigidTransform
+from anyseg_ros.modalities import (
+    CameraModel,
+    RigCalibration,
+    RigidTransform,
+    SensorCalibration,
+)
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.calibration_source import CalibrationSource
 from anyseg_ros.ros.parameters import NodeParameters
@@ -42,6 +47,54 @@ def test_without_a_file_each_sensor_says_what_it_waits_for():
     assert set(found.rig().sensors) == {Modality.CAMERA, Modality.LIDAR}
 
 
+def test_intrinsics_from_a_file_and_extrinsics_from_tf():
+    file = rig.calibration()
+    open_place = {Modality.DEPTH: rig.DEPTH, Modality.LIDAR: None}
+    placed = {m: s for m, s in file.sensors.items() if m not in open_place}
+    found = source(RigCalibration(file.grid, file.grid_frame_id, placed, open_place))
+    assert not any(found.needs_camera_info(m) for m in MODALITIES)
+    for modality in open_place:
+        found.set_frame(modality, rig.FRAMES[modality])
+        assert "no extrinsics" in found.missing(modality)
+        assert modality not in found.rig().sensors
+    assert found.missing_transforms() == {m: rig.FRAMES[m] for m in open_place}
+    found.set_transform(Modality.DEPTH, RigidTransform.identity())
+    assert found.rig().sensors[Modality.DEPTH].camera == rig.DEPTH
+
+
+def test_a_transform_from_tf_serves_only_the_frames_that_it_joins():
+    found = source()
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+
+    def lacks_a_transform() -> bool:
+        return "no extrinsics" in found.missing(Modality.LIDAR)
+
+    for frame in ("front", "rear", "front"):
+        assert found.set_frame(Modality.LIDAR, frame) and lacks_a_transform()
+        assert not found.set_frame(Modality.LIDAR, frame)
+        assert found.missing_transforms() == {Modality.LIDAR: frame}
+        found.set_transform(Modality.LIDAR, RigidTransform.identity())
+        assert not lacks_a_transform()
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "other_cam")
+    assert lacks_a_transform()
+
+
+def test_a_refused_camera_info_is_told_from_one_that_does_not_come():
+    found = source(camera__topic="/front/image_raw")
+    assert "no CameraInfo on /front/camera_info yet" in found.missing(Modality.DEPTH)
+    found.refuse_camera_info(Modality.CAMERA, "all 0 means uncalibrated")
+    for modality in MODALITIES:
+        assert "comes on /front/camera_info but is refused" in found.missing(modality)
+        assert "uncalibrated" in found.missing(modality)
+        assert "camera.camera_info_topic" in found.missing(modality)
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+    assert found.missing(Modality.CAMERA) == ""
+    found.refuse_camera_info(Modality.EVENT, "distortion_model")
+    assert "no intrinsics" in found.missing(Modality.EVENT)
+    assert "event.camera_info_topic" in found.missing(Modality.EVENT)
+    assert "refused" not in found.missing(Modality.DEPTH)
+
+
 def test_extrinsics_from_parameters():
     found = source(lidar__extrinsics=[1, 2, 3, 0, 0, 0, 2])
     found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
@@ -56,6 +109,33 @@ def test_registered_depth_lies_in_the_cameras_picture():
     assert depth.camera == distorted
     assert not found.needs_camera_info(Modality.DEPTH)
     assert not found.rig().grid.distorted
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_registered_depth_has_the_cameras_distortion_though_its_pictures_are_not_used(in_file):
+    distorted = CameraModel(128, 64, 60, 60, 64, 32, "plumb_bob", (0.1, 0, 0, 0, 0))
+    moved = RigidTransform.from_quaternion((0, 0, 0, 1), (0.1, 0, 0))
+    file = RigCalibration(
+        distorted.undistorted(),
+        "grid",
+        {Modality.CAMERA: SensorCalibration("cam", moved, distorted)},
+    )
+    found = source(file if in_file else None, MODALITIES[1:], depth__registered=True)
+    assert found.needs_camera_info(Modality.CAMERA) is not in_file
+    if not in_file:
+        found.set_camera_info(Modality.CAMERA, distorted, "cam")
+    depth = found.rig().sensors[Modality.DEPTH]
+    assert depth.camera == distorted
+    assert (depth.grid_from_sensor is moved) is in_file
+
+
+def test_a_file_with_the_grid_alone_leaves_the_cameras_distortion_to_camera_info():
+    distorted = CameraModel(128, 64, 60, 60, 64, 32, "plumb_bob", (0.1, 0, 0, 0, 0))
+    file = RigCalibration(distorted.undistorted(), "cam", {})
+    found = source(file, MODALITIES[1:], depth__registered=True)
+    assert found.needs_camera_info(Modality.CAMERA)
+    found.set_camera_info(Modality.CAMERA, distorted, "cam")
+    assert found.rig().sensors[Modality.DEPTH].camera == distorted
 
 
 @pytest.mark.parametrize("disabled", [True, False])

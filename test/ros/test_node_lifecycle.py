@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rclpy
 import rig
+import yaml
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from ros_graph import Process, domain
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from tiny_model import tiny_card, write_tiny_model
 
-from anyseg_ros.modality import MODALITIES
+from anyseg_ros.modalities import SensorCalibration, save_calibration
+from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.node import SegmentationNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -312,14 +316,121 @@ def test_without_calibration_the_sensors_say_what_they_wait_for(values):
         bad = rig.camera_info(MODALITIES[0], rig.START_NS)
         bad.k = [0.0] * 9
         info.publish(bad)
-        host.spin_until(lambda: log.rejected == 1, "refused CameraInfo")
-        assert "uncalibrated" in log.last_error
+        host.spin_until(lambda: log.info_rejected == 1, "refused CameraInfo")
+        assert "uncalibrated" in log.info_error
+        # Counted apart: every picture has been received and none is refused.
+        assert log.rejected == 0 and log.last_error == ""
+        received = log.received
+        while log.received == received:
+            send(received)
+        for words in ("/camera/camera_info but is refused", "uncalibrated", "camera_info_topic"):
+            assert words in log.waiting_for
         info.publish(rig.camera_info(MODALITIES[0], rig.START_NS))
         for later in range(400, 800):
             send(later)
             if host.published >= 3:
                 break
         assert host.published >= 3 and host.node._last_used == (MODALITIES[0],)
+
+
+def test_a_model_without_the_camera_takes_its_grid_from_camera_info(values, tmp_path):
+    known = (Modality.DEPTH, Modality.LIDAR)
+    folder = write_tiny_model(tmp_path / "blind", tiny_card(modalities=known))
+    values |= {"model": str(folder), "calibration_file": "", "depth__registered": True}
+    with domain() as number, Host(number, **values) as host:
+        info = host.node.create_publisher(CameraInfo, "/camera/camera_info", 10)
+        depth = host.node.create_publisher(Image, "/depth/image", 10)
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        topics = {s.topic_name for s in host.node.subscriptions}
+        assert "/camera/camera_info" in topics and "/camera/image" not in topics
+        index = 0
+
+        def segments() -> bool:
+            nonlocal index
+            stamp = rig.START_NS + index * 100_000_000
+            index += 1
+            info.publish(rig.camera_info(Modality.CAMERA, stamp))
+            # In the camera's picture, so of its shape.
+            picture = np.full((64, 128), 8000, np.uint16)
+            picture[::5] = 3000 + index % 1000
+            depth.publish(rig.encode_image(picture, "16UC1", stamp, "camera_frame"))
+            host.spin(0.05)
+            return host.published >= 2
+
+        host.spin_until(segments, "output")
+        assert host.node._last_used == (Modality.DEPTH,)
+
+
+def test_a_sensor_that_changes_its_frame_and_back_is_known_by_its_last_one(values):
+    with domain() as number, Host(number, **values) as host:
+        lidar = host.node.create_publisher(PointCloud2, "/lidar/points", 10)
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        index = 0
+        for frame in ("front", "rear", "front"):
+
+            def known(frame=frame) -> bool:
+                nonlocal index
+                index += 1
+                scan = rig.lidar_cloud(rig.START_NS + index * 100_000_000)
+                scan.header.frame_id = frame
+                lidar.publish(scan)
+                host.spin(0.05)
+                sensors = host.node._calibration.rig().sensors
+                return sensors[Modality.LIDAR].frame_id == frame
+
+            host.spin_until(known, frame)
+
+
+def test_a_scan_that_is_not_in_view_is_named_in_diagnostics(values, tmp_path):
+    file = rig.calibration()
+    sensors = {**file.sensors, Modality.LIDAR: SensorCalibration("lidar_frame")}
+    save_calibration(replace(file, sensors=sensors), tmp_path / "unturned.yaml")
+    values["calibration_file"] = str(tmp_path / "unturned.yaml")
+    with domain() as number, Host(number, **values) as host:
+        publishers = {
+            m: host.node.create_publisher(type(rig.MAKERS[m](1)), rig.TOPICS[m], 10)
+            for m in (Modality.CAMERA, Modality.LIDAR)
+        }
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        index = 0
+
+        def told() -> bool:
+            nonlocal index
+            index += 1
+            stamp = rig.START_NS + index * 100_000_000
+            publishers[Modality.CAMERA].publish(rig.camera_image(stamp))
+            publishers[Modality.LIDAR].publish(rig.lidar_cloud(stamp, 1000))
+            host.spin(0.08)
+            status = host.node._synchronizer.status(host.node._now_ns())[Modality.LIDAR]
+            report = host.node._sensor_status(Modality.LIDAR, status)
+            return report.level == b"\x01" and "extrinsics" in report.message
+
+        host.spin_until(told, "a warning")
+        assert "lidar not used: hardly any of the scan's 1000 points" in str(host.log)
+        assert host.node._last_used == (Modality.CAMERA,)
+
+
+def test_an_empty_list_in_a_parameter_file_is_no_error(values, tmp_path):
+    parameters = {k: v for k, v in values.items()} | {"lidar": {"extrinsics": []}, "priority": []}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    with domain() as number:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        node = SegmentationNode(
+            context=context, cli_args=["--ros-args", "--params-file", str(path)]
+        )
+        try:
+            assert node.trigger_configure() == SUCCESS, node._last_result
+            assert node.parameters.sensors[Modality.LIDAR].extrinsics == ()
+            assert node.parameters.priority == MODALITIES
+        finally:
+            node.release()
+            node.destroy_node()
+            rclpy.shutdown(context=context)
 
 
 def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
