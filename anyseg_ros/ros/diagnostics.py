@@ -14,7 +14,7 @@ from anyseg_ros.modality import Modality, subset_name
 from anyseg_ros.ros.parameters import SensorParameters
 from anyseg_ros.ros.publishers import key_values
 from anyseg_ros.ros.stage_times import StageTimes
-from anyseg_ros.ros.transport import REMEDY
+from anyseg_ros.ros.transport import large_message_remedy
 from anyseg_ros.sync import StreamState, StreamStatus
 
 LARGE_MESSAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2")
@@ -48,6 +48,11 @@ class Publication:
     reliable: bool
 
 
+def diagnostic_name(node: Node) -> str:
+    """What a node's statuses begin with: namespace and name, as all robots share ``/diagnostics``."""
+    return node.get_fully_qualified_name().lstrip("/")
+
+
 def find_publications(node: Node, topic: str) -> list[Publication]:
     """Who publishes on a topic."""
     return [
@@ -67,12 +72,14 @@ def explain_silence(
     publications: Sequence[Publication],
     parameter: str,
     seen_before: bool,
+    middleware: str,
 ) -> str:
     """Why nothing arrives on a topic, and what to do about it.
 
     Args:
         parameter: the sensor's parameter prefix, e.g. ``camera``.
         seen_before: messages have arrived earlier.
+        middleware: what carries the messages, as rclpy names it.
     """
     if not publications:
         return f"nobody publishes on {topic}; check the driver and the parameter {parameter}.topic"
@@ -92,8 +99,8 @@ def explain_silence(
         return f"{fitting[0].node} is there but has stopped sending on {topic}"
     if message_type in LARGE_MESSAGE_TYPES:
         return (
-            f"{fitting[0].node} publishes on {topic} but nothing arrives. If it does send, Fast DDS "
-            f"loses large messages by default: {REMEDY}"
+            f"{fitting[0].node} publishes on {topic} but nothing arrives. If it does send, large "
+            f"messages are lost on the way: {large_message_remedy(middleware)}"
         )
     return f"{fitting[0].node} publishes on {topic} but nothing arrives; does it send?"
 
@@ -105,12 +112,16 @@ def sensor_status(
     status: StreamStatus,
     log: SensorLog,
     silence: str,
+    node: str,
+    middleware: str,
 ) -> DiagnosticStatus:
     """One sensor's status: OK live, WARN slow or rejecting, ERROR gone or not believed.
 
     Args:
         topic: resolved name.
         silence: result of :func:`explain_silence` if the stream is not live, else empty.
+        node: the node's name in diagnostics, see :func:`diagnostic_name`.
+        middleware: what carries the messages, as rclpy names it.
     """
     level, text = DiagnosticStatus.OK, "live"
     if status.state is StreamState.QUARANTINED:
@@ -131,7 +142,7 @@ def sensor_status(
         level = DiagnosticStatus.WARN
         text = (
             f"{status.rate_hz:.1f} Hz on {topic}, expected {parameters.expected_rate_hz:g}; if the "
-            f"driver sends them all, {REMEDY}"
+            f"driver sends them all, {large_message_remedy(middleware)}"
         )
     if status.state is StreamState.LIVE and log.unused and level == DiagnosticStatus.OK:
         level, text = DiagnosticStatus.WARN, f"not used: {log.unused}"
@@ -157,7 +168,7 @@ def sensor_status(
         values["age_s"] = float(status.age_s)
     return DiagnosticStatus(
         level=level,
-        name=f"anyseg: {modality.label}",
+        name=f"{node}: {modality.label}",
         message=text or status.reason,
         hardware_id=",".join(sorted(log.frame_ids)),
         values=key_values(values),
@@ -172,11 +183,15 @@ def load_values(load: LoadShedder) -> dict[str, object]:
     return {"latency_budget_s": load.budget_s, "shed": subset_name(load.shed), **counts}
 
 
-def stage_status(times: StageTimes) -> DiagnosticStatus:
-    """The profile: median and 95th percentile of each stage's last 100 durations, milliseconds."""
+def stage_status(times: StageTimes, node: str) -> DiagnosticStatus:
+    """The profile: median and 95th percentile of each stage's last 100 durations, milliseconds.
+
+    Args:
+        node: the node's name in diagnostics, see :func:`diagnostic_name`.
+    """
     return DiagnosticStatus(
         level=DiagnosticStatus.OK,
-        name="anyseg: stages",
+        name=f"{node}: stages",
         message="median and 95th percentile of the last 100, in milliseconds",
         values=key_values(times.values()),
     )

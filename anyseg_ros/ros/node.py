@@ -19,6 +19,7 @@ from rclpy.clock_type import ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.utilities import get_rmw_implementation_identifier
 
 from anyseg_ros.consistency import (
     ConsistencyCheck,
@@ -42,6 +43,7 @@ from anyseg_ros.resources import ResourceError, find_model
 from anyseg_ros.ros.calibration_source import CalibrationSource
 from anyseg_ros.ros.deadline_timer import DeadlineTimer
 from anyseg_ros.ros.diagnostics import (
+    diagnostic_name,
     explain_silence,
     find_publications,
     load_values,
@@ -539,7 +541,7 @@ class SegmentationNode(LifecycleNode):
             statuses = self._synchronizer.status(self._now_ns())
             for modality, status in sorted(statuses.items()):
                 message.status.append(self._sensor_status(modality, status))
-            message.status.append(stage_status(self._times))
+            message.status.append(stage_status(self._times, diagnostic_name(self)))
         self._diagnostics.publish(message)
 
     def _update_waiting(self) -> None:
@@ -549,6 +551,7 @@ class SegmentationNode(LifecycleNode):
 
     def _sensor_status(self, modality: Modality, status: StreamStatus) -> DiagnosticStatus:
         sensor = self._inputs[modality]
+        middleware = get_rmw_implementation_identifier()
         silence = ""
         if status.state in (StreamState.WAITING, StreamState.DROPPED):
             silence = explain_silence(
@@ -558,9 +561,17 @@ class SegmentationNode(LifecycleNode):
                 find_publications(self, sensor.topic),
                 modality.label,
                 seen_before=sensor.log.received > 0,
+                middleware=middleware,
             )
         report = sensor_status(
-            modality, self.parameters.sensors[modality], sensor.topic, status, sensor.log, silence
+            modality,
+            self.parameters.sensors[modality],
+            sensor.topic,
+            status,
+            sensor.log,
+            silence,
+            diagnostic_name(self),
+            middleware,
         )
         # Discovery takes some seconds: a silence just after the start says nothing yet.
         settled = time.monotonic() - self._activated_at > _START_GRACE_S
@@ -606,7 +617,10 @@ class SegmentationNode(LifecycleNode):
         elif text.startswith("cannot "):
             level = DiagnosticStatus.ERROR
         return DiagnosticStatus(
-            level=level, name=f"{NODE_NAME}: segmentation", message=text, values=key_values(values)
+            level=level,
+            name=f"{diagnostic_name(self)}: segmentation",
+            message=text,
+            values=key_values(values),
         )
 
 

@@ -20,6 +20,18 @@ REMEDY = (
     "(ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST would void it)"
 )
 
+
+def large_message_remedy(middleware: str) -> str:
+    """What helps where a middleware loses large messages, as the end of a sentence.
+
+    Args:
+        middleware: as ``rclpy.get_rmw_implementation_identifier`` names it.
+    """
+    if middleware.startswith("rmw_fastrtps"):
+        return REMEDY
+    return f"see how {middleware} is tuned for large messages (buffers of sockets and kernel)"
+
+
 # Any of these says that the user has chosen a transport.
 _USERS_CHOICE = (
     "FASTDDS_BUILTIN_TRANSPORTS",

@@ -433,6 +433,17 @@ def test_an_empty_list_in_a_parameter_file_is_no_error(values, tmp_path):
             rclpy.shutdown(context=context)
 
 
+def test_two_nodes_have_statuses_of_their_own(values):
+    with domain() as number, Host(number, **values) as host:
+        names = set()
+        for namespace in ("front", "rear"):
+            node = SegmentationNode(context=host.context, namespace=namespace)
+            names.add(node._overall_status().name)
+            node.destroy_node()
+        names.add(host.node._overall_status().name)
+    assert names == {f"{name}anyseg: segmentation" for name in ("", "front/", "rear/")}
+
+
 def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
     values["camera__qos_reliable"] = True
     with domain() as number, Host(number, **values) as host:
