@@ -64,7 +64,7 @@ def generate_launch_description() -> LaunchDescription:
         "outages": (str(SHARE / "config" / "no_outages.yaml"), "Timetable of the outages."),
         "rate": ("1.0", "Playback speed."),
         "play": ("true", "Play the bag; false: somebody else does."),
-        "use_sim_time": ("false", "Take time from /clock."),
+        "use_sim_time": ("", "Take time from /clock; empty: as in params_file."),
         "ground_truth": ("/ground_truth/labels", "Topic of the label images (PNG)."),
         "out": ("out/score", "Folder for results.json and outputs.csv."),
     }

@@ -17,6 +17,13 @@ from anyseg_ros.ros.transport import transport_environment
 
 SHARE = Path(get_package_share_directory("anyseg_ros"))
 SENSORS = ("camera", "depth", "event", "lidar")
+INFO_TOPICS = {
+    "camera_info_topic": "camera",
+    "depth_camera_info_topic": "depth",
+    "event_camera_info_topic": "event",
+}
+"""Arguments that name the CameraInfo of a sensor."""
+DEFAULTS = SHARE / "config" / "launch_defaults.yaml"
 SHOWN = ("overlay", "segmentation", "confidence", "semantic_points")
 """Topics in config/anyseg.rviz."""
 
@@ -49,6 +56,15 @@ ARGUMENTS = [
     ),
     *(
         DeclareLaunchArgument(
+            argument,
+            default_value="",
+            description=f"Topic of the {sensor}'s CameraInfo; empty: as in params_file, else "
+            "camera_info beside the sensor's topic.",
+        )
+        for argument, sensor in INFO_TOPICS.items()
+    ),
+    *(
+        DeclareLaunchArgument(
             f"{sensor}_type",
             default_value="",
             description=f"Kind of message of the {sensor}; empty: as in params_file.",
@@ -61,10 +77,14 @@ ARGUMENTS = [
         description="Sensors to use, e.g. 'camera,lidar'; empty: as in params_file.",
     ),
     DeclareLaunchArgument(
-        "use_sim_time", default_value="false", description="Take time from /clock."
+        "use_sim_time",
+        default_value="",
+        description="Take time from /clock; empty: as in params_file, or as SetParameter has it.",
     ),
     DeclareLaunchArgument(
-        "autostart", default_value="true", description="Configure and activate at start."
+        "autostart",
+        default_value="",
+        description="Configure and activate at start; empty: as in params_file, else true.",
     ),
     DeclareLaunchArgument(
         "respawn", default_value="false", description="Start the node again if it ends."
@@ -108,6 +128,9 @@ def _overrides(context: LaunchContext) -> dict[str, object]:
                 values[f"{sensor}.{field}"] = ParameterValue(
                     given(f"{sensor}_{field}"), value_type=str
                 )
+    for argument, sensor in INFO_TOPICS.items():
+        if given(argument):
+            values[f"{sensor}.camera_info_topic"] = ParameterValue(given(argument), value_type=str)
     if given("sensors"):
         chosen = {name.strip() for name in given("sensors").replace("+", ",").split(",")}
         unknown = sorted(chosen - set(SENSORS))
@@ -115,7 +138,8 @@ def _overrides(context: LaunchContext) -> dict[str, object]:
             raise RuntimeError(f"sensors:={given('sensors')}: expected some of {SENSORS}")
         values |= {f"{sensor}.enabled": sensor in chosen for sensor in SENSORS}
     for flag in ("autostart", "use_sim_time"):
-        values[flag] = _is_true(context, flag)
+        if given(flag):
+            values[flag] = _is_true(context, flag)
     return values
 
 
@@ -128,6 +152,7 @@ def _rviz(context: LaunchContext) -> Node:
         LaunchConfiguration(part).perform(context).strip("/") for part in ("namespace", "name")
     ]
     node = "/" + "/".join(part for part in parts if part)
+    given = LaunchConfiguration("use_sim_time").perform(context)
     return Node(
         package="rviz2",
         executable="rviz2",
@@ -136,7 +161,7 @@ def _rviz(context: LaunchContext) -> Node:
             *("-f", LaunchConfiguration("rviz_frame")),
         ],
         remappings=[(f"/anyseg/{topic}", f"{node}/{topic}") for topic in SHOWN],
-        parameters=[{"use_sim_time": _is_true(context, "use_sim_time")}],
+        parameters=[{"use_sim_time": _is_true(context, "use_sim_time")}] if given else [],
         output="log",
     )
 
@@ -156,7 +181,8 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             # An empty namespace, not none: else a section of the file that names the node would win
             # over the arguments.
             namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), _overrides(context)],
+            # Later ones win.
+            parameters=[str(DEFAULTS), LaunchConfiguration("params_file"), _overrides(context)],
             arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
             respawn=_is_true(context, "respawn"),
             respawn_delay=float(LaunchConfiguration("respawn_delay").perform(context)),

@@ -6,13 +6,17 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import rclpy
 import yaml
+from ros_graph import domain
+
+from anyseg_ros.ros.node import SegmentationNode
 
 ROOT = Path(__file__).parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 EXPECTED = {
     *("namespace", "name", "model", "engine", "calibration_file", "sensors", "params_file"),
-    *("use_sim_time", "autostart", "respawn", "log_level", "rviz"),
+    *("use_sim_time", "autostart", "respawn", "log_level", "rviz", "camera_info_topic"),
 }
 
 
@@ -49,6 +53,56 @@ def test_every_argument_is_described(path):
     assert not undescribed
     if path.name == "segment.launch.py":
         assert {a.name for a in arguments} >= EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("said", "starts"),
+    [
+        ("", True),
+        ("/**: {ros__parameters: {autostart: false}}", False),
+        ("/anyseg: {ros__parameters: {autostart: false}}", False),
+        ("/**: {ros__parameters: {threads: 1}}", True),
+    ],
+)
+def test_a_params_file_decides_over_what_the_launch_file_takes_for_usual(tmp_path, said, starts):
+    params = ROOT / "config" / "segment.yaml"
+    if said:
+        params = tmp_path / "params.yaml"
+        params.write_text(said)
+    arguments = ["--ros-args"]
+    for path in (ROOT / "config" / "launch_defaults.yaml", params):
+        arguments += ["--params-file", str(path)]
+    with domain() as number:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        node = SegmentationNode(context=context, cli_args=arguments)
+        try:
+            assert node.get_parameter("autostart").value is starts
+        finally:
+            node.destroy_node()
+            rclpy.shutdown(context=context)
+
+
+def overrides(**given: str) -> dict[str, object]:
+    """What segment.launch.py sets over the parameter file, with these arguments."""
+    module = load(ROOT / "launch" / "segment.launch.py")
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    for argument in module.ARGUMENTS:
+        argument.execute(context)
+    context.launch_configurations.update(given)
+    return module._overrides(context)
+
+
+def test_only_what_is_given_wins_over_the_file():
+    assert overrides() == {}
+    assert overrides(autostart="false", use_sim_time="true") == {
+        "autostart": False,
+        "use_sim_time": True,
+    }
+    named = overrides(camera_info_topic="/front/info", event_camera_info_topic="/dvs/info")
+    assert set(named) == {"camera.camera_info_topic", "event.camera_info_topic"}
 
 
 def test_rviz_follows_namespace_and_name():

@@ -104,9 +104,12 @@ def test_the_configuration_file_has_every_parameter_at_its_default():
             flat |= {f"{key}.{name}": entry for name, entry in value.items()}
         else:
             flat[key] = value
-    # An empty list has no type in a ROS parameter file, so it stands there as a comment.
-    assert flat == {name: value for name, value in DEFAULTS.items() if value != []}
+    # Comments are: an empty list, which has no type in a ROS parameter file, and what the launch file
+    # decides differently where no file says anything.
+    commented = {name for name, value in DEFAULTS.items() if value == []} | {"autostart"}
+    assert flat == {name: value for name, value in DEFAULTS.items() if name not in commented}
     assert text.count("# extrinsics: [") == len(MODALITIES)
+    assert text.count("# autostart: false") == 1 and DEFAULTS["autostart"] is False
 
 
 @pytest.mark.parametrize(
