@@ -244,7 +244,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "calibration_file",
         "",
-        "YAML with grid, intrinsics and extrinsics. Empty: CameraInfo, and TF or <sensor>.extrinsics.",
+        "YAML with grid, intrinsics and extrinsics. What it lacks comes from CameraInfo, <sensor>.extrinsics "
+        "and TF.",
     ),
     ParameterSpec(
         "priority",
