@@ -381,7 +381,8 @@ def _moments(
         output = settled[len(settled) * 3 // 4]
         stamp_ns = begin_ns + round(output.stamp_s * 1e9)
         pictures: dict[Modality, Any] = dict.fromkeys(run.sensors)
-        for modality in output.used:
+        # What the file does not place is left blank: where it sits only the node has learnt, from TF.
+        for modality in [m for m in output.used if m in builders]:
             pictures[modality] = _picture(
                 modality, recorder.inputs[modality], builders[modality], stamp_ns
             )

@@ -353,6 +353,13 @@ class SegmentationNode(LifecycleNode):
         if len(log.frame_ids) < 4:
             log.frame_ids.add(frame_id)
         if calibration.set_frame(modality, frame_id):
+            if len(log.frame_ids) > 1:
+                self._log.warning(
+                    f"{modality.label} frame",
+                    f"{modality.label} changes its frame ({', '.join(sorted(log.frame_ids))}), now it is "
+                    f"{frame_id!r}; is there more than one publisher on {self._inputs[modality].topic}?",
+                    30.0,
+                )
             self._update_rig()
         log.waiting_for = calibration.missing(modality)
         if log.waiting_for or self._pipeline is None:

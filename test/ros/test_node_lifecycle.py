@@ -381,6 +381,7 @@ def test_a_sensor_that_changes_its_frame_and_back_is_known_by_its_last_one(value
                 return sensors[Modality.LIDAR].frame_id == frame
 
             host.spin_until(known, frame)
+        assert "lidar changes its frame (front, rear), now it is 'rear'" in str(host.log)
 
 
 def test_a_scan_that_is_not_in_view_is_named_in_diagnostics(values, tmp_path):
