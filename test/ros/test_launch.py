@@ -116,3 +116,7 @@ def test_rviz_follows_namespace_and_name():
     node = module._rviz(context)
     targets = [target[0].text for _, target in node._Node__remappings]
     assert targets == [f"/robot/seg/{topic}" for topic in module.SHOWN]
+    assert node._Node__parameters
+    # What is not given is left to the launch around it.
+    context.launch_configurations["use_sim_time"] = ""
+    assert not module._rviz(context)._Node__parameters
