@@ -69,7 +69,7 @@ END_NS = 200_000_000
 """After the last message: longer than a set waits and is segmented, less than a sensor's timeout."""
 Members = dict[str, int]
 Arrivals = dict[Modality, list[int]]
-"""When the node received each sensor's messages, monotonic nanoseconds."""
+"""When the node received each sensor's messages, nanoseconds of its steady clock."""
 
 
 def run_node(notes: Path, arguments: list[str]) -> int:

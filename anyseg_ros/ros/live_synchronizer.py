@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from anyseg_ros.sync import (
     StreamCounters,
     StreamStatus,
     Synchronizer,
+    steady_clock,
 )
 
 
@@ -79,7 +79,8 @@ class LiveTimeSynchronizer(SimpleFilter):  # type: ignore[misc, unused-ignore]
             configs: one an input, instead of slop, timeout and max_age.
             node: whose timer completes sets when nothing arrives; None: that of the first
                 ``Subscriber`` among the inputs. Without any, call :meth:`poll` now and then.
-            now_ns: clock of receipt, nanoseconds; None: steady, or ``/clock`` if the node uses it.
+            now_ns: clock of receipt, nanoseconds; None: :func:`~anyseg_ros.sync.steady_clock`, or
+                ``/clock`` if the node uses it.
 
         Raises:
             ValueError: if there is no input, or a number is out of range.
@@ -112,7 +113,7 @@ class LiveTimeSynchronizer(SimpleFilter):  # type: ignore[misc, unused-ignore]
         self._node = node
         self._sim_time = False
         if now_ns is None:
-            now_ns = time.monotonic_ns
+            now_ns = steady_clock()
             if node is not None and node.get_parameter("use_sim_time").value:
                 self._sim_time = True
                 clock = node.get_clock()

@@ -65,7 +65,14 @@ from anyseg_ros.ros.throttled_log import ThrottledLog
 from anyseg_ros.ros.transforms import TransformSource
 from anyseg_ros.ros.transport import configure_transport
 from anyseg_ros.ros.worker import SegmentationWorker
-from anyseg_ros.sync import MatchedSet, StreamConfig, StreamState, StreamStatus, Synchronizer
+from anyseg_ros.sync import (
+    MatchedSet,
+    StreamConfig,
+    StreamState,
+    StreamStatus,
+    Synchronizer,
+    steady_clock,
+)
 
 NODE_NAME = "anyseg"
 
@@ -107,6 +114,7 @@ class SegmentationNode(LifecycleNode):
         self._last_published_at = 0.0
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._use_sim_time = False
+        self._receipt_clock = steady_clock()
         self._last_now_ns = 0
         self._epoch: int | None = None
         self._statuses: dict[int, Mapping[Modality, StreamStatus]] = {}
@@ -254,6 +262,7 @@ class SegmentationNode(LifecycleNode):
         self._log.forget()
         self._times.clear()
         self._use_sim_time = bool(self.get_parameter("use_sim_time").value)
+        self._receipt_clock = steady_clock()
         self._last_now_ns = 0
         self._last_used = None
         self._published = self._published_before = 0
@@ -332,7 +341,7 @@ class SegmentationNode(LifecycleNode):
 
     def _now_ns(self) -> int:
         if not self._use_sim_time:
-            return time.monotonic_ns()
+            return self._receipt_clock()
         now = int(self.get_clock().now().nanoseconds)
         if now < self._last_now_ns - _CLOCK_JUMP_BACK_NS and self._synchronizer is not None:
             self.get_logger().info("/clock jumped back: starting a new epoch")

@@ -7,13 +7,15 @@ Usable alone::
         priority=["camera", "lidar"],
         max_wait_s=0.05,
     )
-    for matched in sync.add("camera", stamp_ns, image, time.monotonic_ns()):
+    now_ns = steady_clock()
+    for matched in sync.add("camera", stamp_ns, image, now_ns()):
         print(matched.stamp_ns, matched.members.keys())
     ...  # poll(now) at next_deadline_ns() if nothing arrives before
 
 The classes hold no locks: the caller serialises.
 """
 
+from anyseg_ros.sync.clock import steady_clock
 from anyseg_ros.sync.newest import NewestSet
 from anyseg_ros.sync.streams import (
     DropReason,
@@ -36,4 +38,5 @@ __all__ = [
     "StreamState",
     "StreamStatus",
     "Synchronizer",
+    "steady_clock",
 ]

@@ -211,6 +211,7 @@ class Stream:
         self.newest_ns: int | None = None
         self.suspicion: _Suspicion | None = None
         self._distrust: DropReason | None = None
+        self._clock_apart_ns: int | None = None
         self._home_lateness_ns: int | None = None
         self._consistent = 0
         self._forget_delays()
@@ -303,7 +304,16 @@ class Stream:
         if self.quarantine_reason is not None:
             return self.quarantine_reason
         cause = self._distrust or self._last_reject
-        return "nothing believable arrives" if cause is None else cause.value
+        if cause is None:
+            return "nothing believable arrives"
+        apart_ns = self._clock_apart_ns
+        if self._distrust is None or apart_ns is None:
+            return cause.value
+        return (
+            f"{cause.value}: its clock is {abs(apart_ns) / NS_PER_S:.1f} s "
+            f"{'behind' if apart_ns > 0 else 'ahead of'} the others'; "
+            "set the driver's timestamp mode to the host's time"
+        )
 
     # --- pace and lateness, on stamps -----------------------------------------------------------
 
@@ -429,8 +439,12 @@ class Stream:
         """Quarantine the stream for its stamps, until they fit its former lateness again."""
         if self._distrust is None and self.suspicion is not None:
             self._distrust = self.suspicion.reason
-            if others is not None and self.knows_its_delay:
+            delay, known = self.suspicion.delay_ns, self.knows_its_delay
+            if others is not None and known:
                 self._home_lateness_ns = self._delays[-1] - others.latest_ns
+            if others is not None and (not known or abs(delay - self._delays[-1]) <= BACK_LIMIT_NS):
+                # Its stamps have not jumped: they come from another clock.
+                self._clock_apart_ns = delay - others.latest_ns
 
     @property
     def is_distrusted(self) -> bool:
@@ -449,6 +463,7 @@ class Stream:
         if self._consistent < CONFIRMATIONS:
             return False
         self._distrust = None
+        self._clock_apart_ns = None
         self._home_lateness_ns = None
         self._forget_delays()
         return True

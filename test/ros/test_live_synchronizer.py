@@ -48,7 +48,11 @@ class Feed:
 
 
 def message(stamp_ms: float) -> SimpleNamespace:
-    seconds, nanoseconds = divmod(ORIGIN + int(stamp_ms * MS), 1_000_000_000)
+    return stamped(ORIGIN + int(stamp_ms * MS))
+
+
+def stamped(stamp_ns: int) -> SimpleNamespace:
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
     return SimpleNamespace(header=SimpleNamespace(stamp=Time(sec=seconds, nanosec=nanoseconds)))
 
 
@@ -140,6 +144,23 @@ def test_what_has_no_stamp():
         for one in headerless.filters:
             one.signalMessage(String(data=str(at)))
     assert [(a.data, b.data) for a, b in headerless.got if b] == [("100", "100")]
+
+
+def test_an_input_with_its_own_clock_does_not_push_out_one_with_the_hosts():
+    inputs = [SimpleFilter(), SimpleFilter()]
+    sync = LiveTimeSynchronizer(inputs, queue_size=30, slop=0.02, timeout=5.0)
+    got = []
+    sync.registerCallback(lambda *messages: got.append(messages))
+    since_boot = 100_000 * MS - time.monotonic_ns()
+    for index in range(40):
+        inputs[1].signalMessage(stamped(since_boot + time.monotonic_ns()))
+        if index >= 20:
+            inputs[0].signalMessage(stamped(time.time_ns()))
+        time.sleep(0.005)
+    assert got[0][0] is None and got[-1][0] is not None and got[-1][1] is None
+    told = sync.statistics()
+    assert told["input 0"].status.state is StreamState.LIVE
+    assert "timestamp mode" in told["input 1"].status.reason
 
 
 def test_windowed_inputs_give_packets():

@@ -445,6 +445,37 @@ def test_two_nodes_have_statuses_of_their_own(values):
     assert names == {f"{name}anyseg: segmentation" for name in ("", "front/", "rear/")}
 
 
+def test_a_lidar_with_its_own_clock_does_not_push_out_the_camera(values):
+    camera, lidar = MODALITIES[0], MODALITIES[3]
+    with domain() as number, Host(number, **values) as host:
+        publishers = {
+            m: host.node.create_publisher(type(rig.MAKERS[m](rig.START_NS)), rig.TOPICS[m], 50)
+            for m in (camera, lidar)
+        }
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+
+        def send_until(condition, what):
+            until = time.monotonic() + 20
+            while not condition():
+                assert time.monotonic() < until, f"{what}\n{host.log}"
+                since_boot = time.monotonic_ns() - began + 100 * 10**9
+                publishers[lidar].publish(rig.MAKERS[lidar](since_boot))
+                if camera_is_there:
+                    publishers[camera].publish(rig.MAKERS[camera](time.time_ns()))
+                host.spin(0.05)
+
+        began = time.monotonic_ns()
+        camera_is_there = False
+        send_until(lambda: host.published >= 5, "output of the LiDAR alone")
+        assert host.node._last_used == (lidar,)
+        camera_is_there = True
+        send_until(lambda: host.node._last_used == (camera,), "output of the camera")
+        status = host.node._synchronizer.status(host.node._now_ns())[lidar]
+        assert "timestamp mode" in status.reason
+        assert 0 <= host.node._synchronizer.status(host.node._now_ns())[camera].age_s < 5
+
+
 def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
     values["camera__qos_reliable"] = True
     with domain() as number, Host(number, **values) as host:

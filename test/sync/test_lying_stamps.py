@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from sync_reference import RIG, Arrival, Player, S, make_arrivals, rig_config
 
 from anyseg_ros.modality import MODALITIES
-from anyseg_ros.sync import DropReason, StreamState
+from anyseg_ros.sync import DropReason, StreamState, steady_clock
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
 
@@ -163,7 +164,11 @@ def test_a_stream_whose_clock_is_wrong_from_the_start_is_quarantined():
         arrivals = shift(make_arrivals(RIG, 5.0), {CAMERA}, 0, 99, by_s)
         player = Player(rig_config(), believable=False)
         outputs = player.play(arrivals)
-        assert player.sync.status(55 * S)[CAMERA].state is StreamState.QUARANTINED
+        status = player.sync.status(55 * S)[CAMERA]
+        assert status.state is StreamState.QUARANTINED
+        side = "behind" if by_s < 0 else "ahead of"
+        assert f"its clock is 3600.0 s {side} the others'" in status.reason
+        assert "timestamp mode" in status.reason
         assert set(outputs[-1].matched.members) == {DEPTH, EVENT, LIDAR}
         assert outputs[-1].now_ns > 54.8 * S
 
@@ -178,6 +183,33 @@ def test_of_two_that_contradict_the_one_near_receipt_time_is_right(wrong, by_s):
     (right,) = {CAMERA, LIDAR} - {wrong}
     assert set(outputs[-1].matched.members) == {right}
     assert player.sync.status(55 * S)[wrong].state is StreamState.QUARANTINED
+
+
+def test_a_sensor_with_its_own_clock_that_was_there_first_yields_to_the_right_one():
+    rig = {CAMERA: RIG[CAMERA], LIDAR: RIG[LIDAR]}
+    now = steady_clock()()
+    arrivals = make_arrivals(rig, 5.0, origin_ns=now, clock_ns=now)
+    lidar_alone = [a for a in arrivals if a.key is LIDAR or a.receipt_ns > now + 2 * S]
+    since_boot = [
+        Arrival(a.receipt_ns, a.key, a.stamp_ns - (now - 100 * S)) if a.key is LIDAR else a
+        for a in lidar_alone
+    ]
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(since_boot)
+    assert set(outputs[0].matched.members) == {LIDAR}
+    assert set(outputs[-1].matched.members) == {CAMERA}
+    status = player.sync.status(now + 5 * S)
+    assert status[CAMERA].state is StreamState.LIVE
+    assert status[LIDAR].state is StreamState.QUARANTINED
+    assert "timestamp mode" in status[LIDAR].reason
+
+
+def test_the_steady_clock_goes_on_when_the_systems_time_is_set(monkeypatch):
+    clock = steady_clock()
+    before = clock()
+    assert abs(before - time.time_ns()) < 10 * S
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    assert 0 <= clock() - before < 10 * S
 
 
 def test_a_wild_first_stamp_does_not_stall_the_stream():
