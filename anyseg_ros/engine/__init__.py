@@ -53,10 +53,11 @@ def load_engine(
         model_dir: folder with the model's ONNX graphs.
         engine: a name from :data:`ENGINES`, or ``auto`` for the fastest that loads.
         threads: CPU threads; 0 for all cores.
-        say: told which engine ``auto`` chose, and why not a faster one.
+        say: told which engine ``auto`` chose, and why not a faster one; and before a load that takes
+            minutes.
 
     Raises:
-        EngineError: if there is no such engine, or it is not installed.
+        EngineError: if there is no such engine, it is not installed, or ``auto`` finds none.
         ModelError: if the folder holds no valid model.
     """
     if not model_dir.is_dir():
@@ -64,15 +65,30 @@ def load_engine(
     if engine != "auto":
         if engine not in ENGINES:
             raise EngineError(f"unknown engine {engine!r}; expected auto or {', '.join(ENGINES)}")
-        return ENGINES[engine](model_dir, threads)
+        return _load(engine, model_dir, threads, say)
     refused = []
-    for name, load in ENGINES.items():
+    bad_model: ModelError | None = None
+    for name in ENGINES:
         try:
-            loaded = load(model_dir, threads)
-        except EngineError as error:
+            loaded = _load(name, model_dir, threads, say)
+        except (EngineError, ModelError) as error:
+            # What one engine cannot read, another may: an operator, a GPU that has no memory left.
+            bad_model = error if isinstance(error, ModelError) else bad_model
             refused.append(f"{name}: {error}")
+            continue
+        except Exception as error:  # drivers and bindings fail in ways of their own
+            refused.append(f"{name}: {error!r}")
             continue
         reasons = f" ({'; '.join(refused)})" if refused else ""
         say(f"engine auto: {loaded.description}{reasons}")
         return loaded
+    if bad_model is not None:
+        raise bad_model
     raise EngineError(f"no engine can be used: {'; '.join(refused)}")
+
+
+def _load(name: str, model_dir: Path, threads: int, say: Callable[[str], object]) -> Engine:
+    load = ENGINES[name]
+    if load is TensorRtEngine:  # the only one that may take minutes
+        return TensorRtEngine(model_dir, threads, say=say)
+    return load(model_dir, threads)

@@ -8,9 +8,10 @@ dequantize operators runs in INT8. Features never leave the GPU: an image's feat
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from anyseg_ros.engine.model_card import card_from_metadata
 from anyseg_ros.engine.model_files import GraphInterface, check_pair, graph_path, is_segment_model
 
 Precision = Literal["fp16", "fp32"]
+_log = logging.getLogger(__name__)
 _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "Exp", "ReduceSum")
 """Their sums leave the range or the precision of half floats."""
 
@@ -33,13 +35,20 @@ _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "Exp", "ReduceSum")
 class TensorRtEngine(GraphEngine):
     """``encode.onnx`` and ``fuse.onnx`` of one model folder on the first CUDA device."""
 
-    def __init__(self, model_dir: Path, threads: int = 0, precision: Precision = "fp16") -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        threads: int = 0,
+        precision: Precision = "fp16",
+        say: Callable[[str], object] = _log.info,
+    ) -> None:
         """Build the engines, or read them if this model was built for this GPU and TensorRT before.
 
         Args:
             model_dir: folder with ``encode.onnx`` and ``fuse.onnx``.
             threads: not used; the work is the GPU's.
             precision: of the arithmetic.
+            say: told before an engine is built.
 
         Raises:
             EngineError: without a CUDA device, TensorRT, pycuda or onnx, or if the build fails.
@@ -77,7 +86,7 @@ class TensorRtEngine(GraphEngine):
             logger = tensorrt.Logger(tensorrt.Logger.WARNING)
             runtime = tensorrt.Runtime(logger)
             plans = {
-                graph: _plan(tensorrt, logger, models[graph], live, precision, device)
+                graph: _plan(tensorrt, logger, models[graph], live, precision, device, say)
                 for graph in models
             }
             self._encode = _Program(tensorrt, cuda, runtime, plans["encode"], live, self._stream)
@@ -268,7 +277,13 @@ def plan_name(model: bytes, precision: str, rows: int, gpu: str, version: str) -
 
 
 def _plan(
-    tensorrt: Any, logger: Any, model: Any, rows: int, precision: Precision, device: Any
+    tensorrt: Any,
+    logger: Any,
+    model: Any,
+    rows: int,
+    precision: Precision,
+    device: Any,
+    say: Callable[[str], object],
 ) -> bytes:
     """The serialised engine for 1..rows rows, from the cache if it was built before."""
     folder = _cache_folder()
@@ -277,6 +292,10 @@ def _plan(
     path = folder / name
     if path.is_file():
         return path.read_bytes()
+    say(
+        f"building a TensorRT engine for {device.name()}: this takes minutes, and is done once; "
+        f"it is kept in {folder}"
+    )
     if precision == "fp16":
         model = in_half_precision(model)
     builder = tensorrt.Builder(logger)

@@ -3,6 +3,7 @@
 import importlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,9 +11,9 @@ import pytest
 from pictures import areas
 from tensorrt_table import unsupported
 
-from anyseg_ros.engine import EngineError, load_engine
-from anyseg_ros.engine.cuda import device_count
-from anyseg_ros.engine.tensorrt import TensorRtEngine, in_half_precision, plan_name
+from anyseg_ros.engine import ENGINES, EngineError, ModelError, load_engine
+from anyseg_ros.engine.cuda import CudaError, device_count
+from anyseg_ros.engine.tensorrt import TensorRtEngine, _plan, in_half_precision, plan_name
 
 MODELS = sorted(p.parent for p in Path(__file__).parents[2].glob("models/*/encode.onnx"))
 GRAPHS = [path for model in MODELS for path in sorted(model.glob("*.onnx"))]
@@ -105,6 +106,53 @@ def test_auto_says_why_not(tiny_model):
     assert len(said) == 1 and said[0].startswith(f"engine auto: {engine.description}")
     if device_count() == 0:
         assert "tensorrt: TensorRT needs an NVIDIA GPU" in said[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CudaError("cuStreamBeginCapture_v2: code 901"),
+        MemoryError(),
+        OSError(30, "Read-only file system"),
+        ModelError("encode.onnx is no readable ONNX model: CUDA failure 2: out of memory"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_auto_takes_the_next_engine_whatever_is_wrong_with_one(tiny_model, monkeypatch, error):
+    def fail(model_dir, threads):
+        raise error
+
+    said = []
+    for name in ENGINES:
+        if name != "onnxruntime":
+            monkeypatch.setitem(ENGINES, name, fail)
+    engine = load_engine(tiny_model, "auto", 1, said.append)
+    assert engine.description.startswith("ONNX Runtime")
+    expected = str(error) if isinstance(error, ModelError) else repr(error)
+    assert f"tensorrt: {expected}; onnxruntime_cuda: {expected}" in said[0]
+    monkeypatch.setitem(ENGINES, "onnxruntime", fail)
+    with pytest.raises(ModelError if isinstance(error, ModelError) else EngineError) as refused:
+        load_engine(tiny_model, "auto", 1, said.append)
+    assert expected in str(refused.value)
+
+
+def test_a_build_is_announced_and_a_kept_engine_is_not(tmp_path, monkeypatch):
+    def builder(logger):
+        raise RuntimeError("the builder is called")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Only what comes before the build: that itself needs a GPU.
+    bindings = SimpleNamespace(__version__="10.3", Builder=builder)
+    device = SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7))
+    model, said = onnx.ModelProto(), []
+    with pytest.raises(RuntimeError, match="the builder is called"):
+        _plan(bindings, None, model, 4, "fp32", device, said.append)
+    (text,) = said
+    assert "TensorRT engine for Orin: this takes minutes" in text
+    name = plan_name(model.SerializeToString(), "fp32", 4, "Orin (8, 7)", "10.3")
+    (tmp_path / "anyseg_ros/tensorrt" / name).write_bytes(b"built before")
+    assert _plan(bindings, None, model, 4, "fp32", device, said.append) == b"built before"
+    assert said == [text]
 
 
 def test_an_engine_is_kept_for_one_model_gpu_precision_and_version():
