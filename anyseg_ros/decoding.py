@@ -30,6 +30,8 @@ MAX_PIXELS = 1 << 26
 """Larger pictures are refused before they are decoded: a few bytes of PNG can unpack to gigabytes."""
 MAX_POINTS = 1 << 25
 MAX_POINT_STEP = 1 << 16
+_CUT_OFF_BY_CHOICE, _CUT_OFF_BY_DEFAULT = 0.5, 0.01
+"""Share of a scan's intensities that may lie beyond the scale, where it was given and where not."""
 
 _NS = 1_000_000_000
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -460,8 +462,8 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
             1 for floating point.
 
     Raises:
-        MessageError: if fields, steps and length contradict each other, no point is finite, or most
-            intensities exceed ``intensity_max``.
+        MessageError: if fields, steps and length contradict each other, no point is finite, or more
+            than half of the intensities exceed ``intensity_max`` (a hundredth of them, if it is 0).
     """
     _require_fields(message, {axis: ("float32", "float64") for axis in "xyz"})
     columns = _cloud_columns(message, ("x", "y", "z", "intensity")).reshape(-1)
@@ -485,11 +487,15 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
     with np.errstate(over="ignore"):
         scaled = raw.astype(np.float32) / np.float32(full)
     intensity = np.nan_to_num(scaled, posinf=1.0, neginf=0.0)
-    if np.count_nonzero(intensity > 1.001) * 2 > len(intensity):
+    # A scale that was chosen may cut off mirrors and signs; one that was only assumed must fit. Scans
+    # of a wrong one are then refused alike, whatever share of their points has no intensity at all.
+    allowed = _CUT_OFF_BY_CHOICE if intensity_max else _CUT_OFF_BY_DEFAULT
+    beyond = np.count_nonzero(intensity > 1.001) / len(intensity)
+    if beyond > allowed:
         raise MessageError(
             "data",
-            f"mostly intensities above {full:g} (largest {float(np.nanmax(raw)):g})",
-            "the parameter lidar.intensity_max set to this sensor's full intensity",
+            f"{beyond:.0%} intensities above {full:g} (largest {float(np.nanmax(raw)):g})",
+            "the parameter lidar.intensity_max set to this sensor's full intensity, often 255",
         )
     return LidarScan(points, np.clip(intensity, 0.0, 1.0))
 

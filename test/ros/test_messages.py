@@ -320,6 +320,23 @@ def test_intensity_beyond_its_scale_names_the_parameter():
     assert np.allclose(messages.decode_lidar(message, 200.0).intensity, (0.5, 1))
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.49, 0.51, 0.9])
+def test_a_wrong_scale_is_refused_in_every_scan(zeros):
+    """A driver that sends 0..255 as floats, in scenes of which more or less does not reflect."""
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(2000) < zeros, 0.0, rng.uniform(1, 255, 2000))
+    points = rng.uniform(1, 9, (2000, 3))
+    message = lidar(points, intensity="<f4", values=values)
+    with pytest.raises(MessageError, match=r"intensities above 1 .*lidar\.intensity_max"):
+        messages.decode_lidar(message)
+    assert np.allclose(messages.decode_lidar(message, 255.0).intensity, values / 255)
+    # Who says 100 wants signs, which shine brighter, cut off.
+    signs = lidar(points, intensity="<f4", values=np.where(rng.random(2000) < 0.2, 200, 50))
+    assert messages.decode_lidar(signs, 100.0).intensity.max() == 1
+    few = lidar(points, intensity="<f4", values=np.where(np.arange(2000) < 10, 1.5, 0.5))
+    assert messages.decode_lidar(few).intensity.max() == 1
+
+
 def test_an_organised_cloud_with_padded_rows():
     rows = np.zeros((2, 40), np.uint8)
     points = np.arange(18, dtype="<f4").reshape(2, 3, 3)
