@@ -58,6 +58,9 @@ _COLOR_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
     **{f"bayer_{pattern}8": (1, 1, code) for pattern, code in _BAYER.items()},
     **{f"bayer_{pattern}16": (2, 1, code) for pattern, code in _BAYER.items()},
+    # The last two are older names of the first two.
+    "uyvy": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
     "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
 }
@@ -153,7 +156,7 @@ def decode_image(message: Any) -> CameraFrame:
     size, channels, conversion = _COLOR_ENCODINGS[message.encoding]
     _check_image(message, size * channels)
     pixels = _plain_view(message, f"<u{size}", channels)
-    needs_pairs = message.encoding.startswith(("yuv422", "bayer"))
+    needs_pairs = message.encoding.startswith(("uyvy", "yuyv", "yuv422", "bayer"))
     if needs_pairs and (message.width < 2 or message.width % 2 or message.height < 2):
         raise MessageError(
             "width, height",

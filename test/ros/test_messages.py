@@ -70,9 +70,23 @@ def test_grey_bayer_and_yuv():
     blue = messages.decode_image(image(red, "bayer_bggr8")).image
     assert blue[4, 4].tolist() == [0, 0, 200]
     neutral = np.full((4, 4, 2), 128, np.uint8)
-    for encoding in ("yuv422", "yuv422_yuy2"):
+    for encoding in ("uyvy", "yuyv", "yuv422", "yuv422_yuy2"):
         decoded = messages.decode_image(image(neutral, encoding)).image
         assert np.ptp(decoded) == 0 and decoded.shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "bright", "chroma"), [(("yuyv", "yuv422_yuy2"), 0, 1), (("uyvy", "yuv422"), 1, 0)]
+)
+def test_yuv_by_its_current_and_its_former_name(names, bright, chroma):
+    red = np.empty((4, 4, 2), np.uint8)
+    red[..., bright] = 82
+    red[:, ::2, chroma], red[:, 1::2, chroma] = 90, 240  # U, V
+    for encoding in names:
+        decoded = messages.decode_image(image(red, encoding)).image
+        assert (decoded[..., 0] > 240).all() and (decoded[..., 1:] < 15).all()
+        with pytest.raises(MessageError, match="even width"):
+            messages.decode_image(image(red[:, :3], encoding))
 
 
 def changed(message, /, **changes):
