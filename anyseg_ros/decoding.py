@@ -236,6 +236,14 @@ def _check_png_chunks(data: npt.NDArray[np.uint8]) -> None:
     raise MessageError("data", f"a PNG cut off after {len(data)} bytes", "one with its end chunk")
 
 
+def _check_jpeg_end(data: npt.NDArray[np.uint8]) -> None:
+    """Refuse a JPEG that is cut off: OpenCV fills its rest with grey and only warns."""
+    # Cameras on USB pass their buffers on as they are, with zeros behind the picture.
+    end = len(data) if data[-1] else len(data.tobytes().rstrip(b"\0"))
+    if b"\xff\xd9" not in data[max(end - 64, 0) : end].tobytes():
+        raise MessageError("data", f"a JPEG cut off after {end} bytes", "one with its end marker")
+
+
 def _decode_picture(data: npt.NDArray[np.uint8], flags: int) -> ImageArray:
     size = _encoded_size(data)
     if size is None:
@@ -271,11 +279,8 @@ def decode_compressed_image(message: Any) -> CameraFrame:
     if words and not any(codec in words for codec in ("jpeg", "jpg", "png")):
         raise MessageError("format", repr(message.format), "jpeg or png")
     data = _bytes_of(message)
-    # OpenCV fills the rest of a cut JPEG with grey and only warns.
-    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-64:].tobytes():
-        raise MessageError(
-            "data", f"a JPEG cut off after {len(data)} bytes", "one with its end marker"
-        )
+    if data[:2].tobytes() == b"\xff\xd8":
+        _check_jpeg_end(data)
     picture = _decode_picture(data, cv2.IMREAD_COLOR)
     return CameraFrame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
 

@@ -156,6 +156,13 @@ def png_that_claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height) + bytes(20)
 
 
+@pytest.mark.parametrize("zeros", [1, 64, 100_000])
+def test_a_jpeg_with_its_buffers_zeros_behind_it_is_whole(zeros):
+    whole = messages.decode_compressed_image(compressed(picture(".jpg"), "jpeg")).image
+    padded = compressed(picture(".jpg") + bytes(zeros), "jpeg")
+    assert np.array_equal(messages.decode_compressed_image(padded).image, whole)
+
+
 @pytest.mark.parametrize(
     ("data", "format_", "field"),
     [
@@ -164,6 +171,8 @@ def png_that_claims(width: int, height: int) -> bytes:
         (b"", "jpeg", "data"),
         (b"no picture at all", "jpeg", "data"),
         (picture(".jpg")[:-40], "jpeg", "data"),
+        (picture(".jpg")[:-40] + bytes(5000), "jpeg", "data"),
+        (b"\xff\xd8" + bytes(100), "jpeg", "data"),
         (picture(".png")[:40], "png", "data"),
         (png_that_claims(60000, 60000), "png", "data"),
         (png_that_claims(0, 10), "png", "data"),
