@@ -43,6 +43,38 @@ def lidar(keep=slice(None), noise=0.01):
     return LidarScan(points, np.full(len(points), 0.5, np.float32))
 
 
+FIRING_ORDER = [ring // 2 + 8 * (ring % 2) for ring in range(16)]
+
+
+def orchard(fog=0.0, step_deg=0.2):
+    """Between two rows of trees, [N, 16, 3] by azimuth and ring.
+
+    Below is the ground; above are leaves, a degree wide and one behind the other.
+
+    Args:
+        fog: share of the beams that meet a drop.
+        step_deg: between two shots.
+    """
+    azimuth = np.deg2rad(np.arange(0, 360, step_deg))[:, None]
+    elevation = np.deg2rad(np.linspace(-15, 15, 16))[None]
+    trees = 2 / np.maximum(np.abs(np.sin(azimuth)), 0.2)
+    behind = np.repeat(RANDOM.exponential(1.0, (360, 16)), round(1 / step_deg), axis=0)
+    ground = 1.8 / np.maximum(-np.sin(elevation), 0.1)
+    distance = np.where(elevation < -0.03, ground, trees * (1 + behind))
+    drops = RANDOM.random(distance.shape) < fog
+    distance = np.where(drops, 0.8 + RANDOM.exponential(4.5, distance.shape), distance)
+    distance = distance + RANDOM.normal(0, 0.015, distance.shape)
+    directions = np.stack(
+        np.broadcast_arrays(
+            np.cos(azimuth) * np.cos(elevation),
+            np.sin(azimuth) * np.cos(elevation),
+            np.sin(elevation),
+        ),
+        -1,
+    )
+    return (distance[..., None] * directions).astype(np.float32)
+
+
 def events(count, end_ns, uniform=False, size=(640, 480)):
     if uniform:
         x, y = RANDOM.integers(0, size[0], count), RANDOM.integers(0, size[1], count)

@@ -32,7 +32,21 @@ _POINTS = 4096
 _DIRECTIONS = (120, 90)
 """Columns and rows of the whole sphere: 3 by 2 degrees."""
 _LEAST_SCATTER = 0.2
-"""Random points have more. So have fog and rain, but their scans have the points in order."""
+"""Random points have more. So have rain, fog, leaves and grass, whose neighbours agree."""
+_LEAST_AGREEMENT = 0.3
+"""Rain, fog and leaves have 0.65 and more, the densest grass 0.42. Points at random places in any
+volume have 0.14 (1 - exp(-3 * 0.05), since their number grows with the cube of range), at random
+ranges 0.05."""
+_SAME_RANGE = 0.05
+"""Ranges that differ by less than this share agree."""
+_PATCH_DEG = 3.0
+_PATCHES = (16, 64)
+"""Fewest and most patches of directions in which neighbours are compared."""
+_PATCH_POINTS = 128
+"""Points of a patch that are compared."""
+_COMPARED_POINTS = 1 << 15
+"""Points among which neighbours are looked for."""
+_GOLDEN_RATIO = 0.6180339887
 _SECTORS = 36
 """Sectors of 10 degrees of azimuth around a LiDAR."""
 _RECENT = 4
@@ -219,7 +233,7 @@ class LidarMeasures:
     """int64[36], echoes by azimuth in sectors of 10 degrees (of some points, scaled)"""
     roughness: float | None
     """of the logarithm of range, from each point to the one stored next to it; 1 for a cloud that
-    was shuffled, too"""
+    was shuffled, too, and near it for points in the order in which a spinning sensor fires"""
     scatter: float | None
     """of the logarithm of range: variance among echoes of nearly one direction (3 by 2 degrees) over
     that of all, whatever their order"""
@@ -254,6 +268,47 @@ def _neighbours_roughness(points_m: npt.NDArray[np.float32], step: int) -> float
         ranges = np.sqrt(np.einsum("ijk,ijk->ij", pairs, pairs))
         echoes = np.isfinite(ranges) & (ranges > _SELF_RANGE_M)
     return roughness(np.log(np.where(echoes, ranges, 1.0)), echoes)
+
+
+def neighbours_agreement(points_m: npt.NDArray[np.float32]) -> float | None:
+    """Share of echoes that have their nearest neighbour in direction at nearly the same range.
+
+    Near 1 for surfaces, less where drops or leaves are between them; about 0.14 for random points.
+    The order of the points does not matter: the echoes of some patches of 3 degrees are compared, each
+    with the one of the nearest direction.
+
+    Args:
+        points_m: float32[N, 3].
+
+    Returns:
+        A share, 0..1; ``None`` for fewer than 64 echoes with a neighbour.
+    """
+    points = points_m[:: max(len(points_m) // _COMPARED_POINTS, 1)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.sqrt(np.einsum("ij,ij->i", points, points))
+        echoes = np.isfinite(distance) & (distance > _SELF_RANGE_M)
+    if not echoes.all():
+        points, distance = points[echoes], distance[echoes]
+    count = len(points)
+    patches = int(np.clip(_PATCHES[0] * _COMPARED_POINTS // max(count, 1), *_PATCHES))
+    # Not evenly: every so many points of a driver are of one ring.
+    centres = (np.arange(patches) * _GOLDEN_RATIO % 1.0 * count).astype(np.int64)[:count]
+    x, y, z = np.ascontiguousarray(points.T)
+    limit = distance * np.float32(np.cos(np.deg2rad(_PATCH_DEG)))
+    compared = agreeing = 0
+    for cx, cy, cz in points[centres] / distance[centres, None]:
+        # Not a product of matrices: its threads would wait for busy cores, for tens of milliseconds.
+        patch = np.flatnonzero(cx * x + cy * y + cz * z > limit)[:_PATCH_POINTS]
+        if len(patch) < 2:
+            continue
+        ranges = distance[patch]
+        directions = points[patch] / ranges[:, None]
+        cosines = directions @ directions.T
+        np.fill_diagonal(cosines, -1.0)
+        others = ranges[cosines.argmax(axis=1)]
+        compared += len(patch)
+        agreeing += int(np.count_nonzero(np.abs(others - ranges) < _SAME_RANGE * ranges))
+    return agreeing / compared if compared >= 64 else None
 
 
 def _scatter(
@@ -429,14 +484,21 @@ class QualityChecker:
                 f"no echo in {missing:.0%} of the directions that usually have some "
                 f"(limit {limits.missing_sectors:.0%})",
             )
-        noise = self._noise(seen.roughness, limits.noise_roughness, "cloud")
-        if seen.scatter is None or seen.scatter < _LEAST_SCATTER:
-            noise = None  # in order of direction the points make sense: the cloud was shuffled
-        found = repeated or noise
+        found = repeated or self._lidar_noise(scan, seen)
         if found is None:
             self._usual_points.learn(seen.points)
             self._usual_sectors.learn(seen.sectors)
         return found
+
+    def _lidar_noise(self, scan: LidarScan, seen: LidarMeasures) -> Finding | None:
+        """Random points, whatever the order of the true ones: a driver may send them ring by ring, as
+        they were fired, or shuffled. The dearest measure comes last.
+        """
+        noise = self._noise(seen.roughness, self.limits.noise_roughness, "cloud")
+        if noise is None or seen.scatter is None or seen.scatter < _LEAST_SCATTER:
+            return None
+        agreement = neighbours_agreement(scan.points_m)
+        return noise if agreement is not None and agreement < _LEAST_AGREEMENT else None
 
     def _missing_sectors(self, sectors: npt.NDArray[np.int64]) -> float:
         usual = self._usual_sectors.value

@@ -5,7 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from sensor_scenes import RANDOM, camera, depth, events, lidar, scene
+from sensor_scenes import FIRING_ORDER, RANDOM, camera, depth, events, lidar, orchard, scene
 
 from anyseg_ros.modalities import CameraFrame, DepthFrame, EventPacket, LidarScan
 from anyseg_ros.modalities.quality import (
@@ -13,6 +13,8 @@ from anyseg_ros.modalities.quality import (
     Fault,
     QualityChecker,
     measure_events,
+    measure_lidar,
+    neighbours_agreement,
     roughness,
 )
 from anyseg_ros.modality import Modality
@@ -102,6 +104,52 @@ def test_a_shuffled_cloud_is_believed():
     """Filters and merges may give the points in any order."""
     points = lidar().points_m
     assert found(Modality.LIDAR, scan(RANDOM.permutation(points))) is None
+
+
+@pytest.mark.parametrize("fog", [0.0, 0.15], ids=["clear", "fog"])
+@pytest.mark.parametrize(
+    "in_order",
+    [
+        lambda points: points[:, FIRING_ORDER].reshape(-1, 3),
+        lambda points: points.swapaxes(0, 1).reshape(-1, 3),
+        lambda points: RANDOM.permutation(points.reshape(-1, 3)),
+    ],
+    ids=["firing", "rings", "shuffled"],
+)
+@pytest.mark.parametrize("step_deg", [0.2, 0.05], ids=["28800", "115200"])
+def test_leaves_and_fog_are_believed_in_any_order_of_the_points(in_order, fog, step_deg):
+    points = in_order(orchard(fog, step_deg))
+    assert found(Modality.LIDAR, scan(points)) is None
+    assert neighbours_agreement(points) > 0.5
+
+
+def test_what_leaves_alone_would_be_taken_for():
+    """The order in which the points are fired is rough, and so are leaves."""
+    seen = measure_lidar(orchard()[:, FIRING_ORDER].reshape(-1, 3))
+    assert seen.roughness > DEFAULT_LIMITS[Modality.LIDAR].noise_roughness
+    assert seen.scatter > 0.2
+
+
+def random_ranges():
+    points = orchard().reshape(-1, 3)
+    directions = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return directions * RANDOM.uniform(0.5, 100, (len(points), 1))
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        RANDOM.uniform(-30, 30, (3000, 3)),
+        RANDOM.uniform(-1, 1, (28800, 3)) * [80, 27, 8],
+        RANDOM.uniform(-1, 1, (28800, 3)) * [100, 100, 3],
+        RANDOM.normal(0, 10, (28800, 3)),
+        random_ranges(),
+    ],
+    ids=["few", "box", "flat", "normal", "ranges"],
+)
+def test_random_points_are_noise_wherever_they_are(points):
+    assert found(Modality.LIDAR, scan(points)) is Fault.NOISE
+    assert neighbours_agreement(points.astype(np.float32)) < 0.25
 
 
 def test_a_first_cloud_of_half_a_sensor_is_that_sensors_usual():
