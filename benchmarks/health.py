@@ -132,13 +132,12 @@ def costs() -> list[Row]:
     ]
     azimuth = np.linspace(-np.pi, np.pi, 100_000)
     circle = np.stack([np.cos(azimuth), np.sin(azimuth), 0 * azimuth], -1)
-    clouds = [
-        LidarScan(
-            (circle * (10 + i + random.normal(0, 0.02, (100_000, 1)))).astype(np.float32),
-            np.zeros(100_000, np.float32),
-        )
-        for i in range(8)
-    ]
+    shape, no_intensity = (8, 100_000, 1), np.zeros(100_000, np.float32)
+    walls = 10 + 4 * np.sin(3 * azimuth[:, None]) + random.normal(0, 0.02, shape)
+    clouds, rough = (
+        [LidarScan((circle * ranges).astype(np.float32), no_intensity) for ranges in scans]
+        for scans in (walls, random.uniform(1, 50, shape))
+    )
     count = 50_000
     packets = [
         EventPacket(
@@ -155,6 +154,7 @@ def costs() -> list[Row]:
         (Modality.DEPTH, "640x480 depth", depths),
         (Modality.EVENT, "50,000 events", packets),
         (Modality.LIDAR, "100,000 points", clouds),
+        (Modality.LIDAR, "100,000 points, rough and scattered", rough),
     ):
         checker, took = QualityChecker(modality), []
         for i in range(80):
