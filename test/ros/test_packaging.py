@@ -35,6 +35,8 @@ def test_package_xml_is_valid_for_ament_python():
     needed = {entry.text for entry in package.iter() if entry.tag.endswith("depend")}
     assert {"rclpy", "cv_bridge", "sensor_msgs_py", "message_filters", "sensor_msgs"} <= needed
     assert {"std_msgs", "diagnostic_msgs", "vision_msgs", "launch_ros"} <= needed
+    # What the demo and the reports import; rosdep installs it, so that the scripts start.
+    assert {"python3-tqdm", "python3-matplotlib", "python3-jinja2"} <= needed
 
 
 def test_setup_installs_what_ros_looks_for(monkeypatch):
