@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from anyseg_ros.engine.base import Engine, EngineOutput, Features
 from anyseg_ros.engine.errors import EngineError, ModelError
@@ -47,11 +50,13 @@ def load_engine(
     threads: int = 0,
     say: Callable[[str], object] = _log.info,
 ) -> Engine:
-    """Load a model folder into an engine.
+    """Load a model folder into an engine, and run it once on nothing.
+
+    The first run allocates: no set has to wait for that, and a GPU without memory for it shows here.
 
     Args:
         model_dir: folder with the model's ONNX graphs.
-        engine: a name from :data:`ENGINES`, or ``auto`` for the fastest that loads.
+        engine: a name from :data:`ENGINES`, or ``auto`` for the fastest that loads and runs.
         threads: CPU threads; 0 for all cores.
         say: told which engine ``auto`` chose, and why not a faster one; and before a load that takes
             minutes.
@@ -90,5 +95,14 @@ def load_engine(
 def _load(name: str, model_dir: Path, threads: int, say: Callable[[str], object]) -> Engine:
     load = ENGINES[name]
     if load is TensorRtEngine:  # the only one that may take minutes
-        return TensorRtEngine(model_dir, threads, say=say)
-    return load(model_dir, threads)
+        load = partial(TensorRtEngine, say=say)
+    loaded = load(model_dir, threads)
+    card = loaded.card
+    nothing = np.zeros((len(card.modalities), card.input_height, card.input_width, 3), np.uint8)
+    try:
+        loaded.segment(nothing, np.array(card.modalities, np.int64))
+    except Exception:
+        with suppress(Exception):  # what cannot run may not close either
+            loaded.close()
+        raise
+    return loaded

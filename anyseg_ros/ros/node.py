@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
@@ -155,7 +154,6 @@ class SegmentationNode(LifecycleNode):
             )
             self._say_what_the_model_is(self._engine)
             self._profile = load_profile(find_model(parameters.model), self._engine.card)
-            _warm_up(self._engine)
             modalities = [m for m in self._engine.card.modalities if parameters.sensors[m].enabled]
             if not modalities:
                 raise ParameterError(
@@ -638,13 +636,6 @@ class SegmentationNode(LifecycleNode):
             message=text,
             values=key_values(values),
         )
-
-
-def _warm_up(engine: Engine) -> None:
-    """Run once on nothing: the first run allocates, and the first set must not wait for that."""
-    card = engine.card
-    shape = (len(card.modalities), card.input_height, card.input_width, 3)
-    engine.segment(np.zeros(shape, np.uint8), np.array(card.modalities, np.int64))
 
 
 def spin(node: SegmentationNode, on_start: Callable[[], None] | None = None) -> None:

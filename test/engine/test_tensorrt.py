@@ -11,7 +11,7 @@ import pytest
 from pictures import areas
 from tensorrt_table import unsupported
 
-from anyseg_ros.engine import ENGINES, EngineError, ModelError, load_engine
+from anyseg_ros.engine import ENGINES, EngineError, ModelError, OnnxRuntimeEngine, load_engine
 from anyseg_ros.engine.cuda import CudaError, device_count
 from anyseg_ros.engine.tensorrt import TensorRtEngine, _plan, in_half_precision, plan_name
 
@@ -134,6 +134,28 @@ def test_auto_takes_the_next_engine_whatever_is_wrong_with_one(tiny_model, monke
     with pytest.raises(ModelError if isinstance(error, ModelError) else EngineError) as refused:
         load_engine(tiny_model, "auto", 1, said.append)
     assert expected in str(refused.value)
+
+
+def test_auto_takes_the_next_engine_if_one_loads_but_does_not_run(tiny_model, monkeypatch):
+    closed = []
+
+    class WithoutMemory(OnnxRuntimeEngine):
+        def _fuse_features(self, features):
+            raise MemoryError
+
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    said = []
+    for name in ENGINES:
+        if name != "onnxruntime":
+            monkeypatch.setitem(ENGINES, name, WithoutMemory)
+    load_engine(tiny_model, "auto", 1, said.append)
+    assert "tensorrt: MemoryError()" in said[0]
+    assert len(closed) == len(ENGINES) - 1
+    with pytest.raises(MemoryError):
+        load_engine(tiny_model, "openvino", 1)
 
 
 def test_a_build_is_announced_and_a_kept_engine_is_not(tmp_path, monkeypatch):
