@@ -310,9 +310,9 @@ class Stream:
         if self._distrust is None or apart_ns is None:
             return cause.value
         return (
-            f"{cause.value}: its clock is {abs(apart_ns) / NS_PER_S:.1f} s "
-            f"{'behind' if apart_ns > 0 else 'ahead of'} the others'; "
-            "set the driver's timestamp mode to the host's time"
+            f"{cause.value}: {abs(apart_ns) / NS_PER_S:.1f} s "
+            f"{'behind' if apart_ns > 0 else 'ahead of'} the others; "
+            "if its clock is another, set the driver's timestamp mode to the host's time"
         )
 
     # --- pace and lateness, on stamps -----------------------------------------------------------
@@ -439,11 +439,13 @@ class Stream:
         """Quarantine the stream for its stamps, until they fit its former lateness again."""
         if self._distrust is None and self.suspicion is not None:
             self._distrust = self.suspicion.reason
-            delay, known = self.suspicion.delay_ns, self.knows_its_delay
-            if others is not None and known:
+            delay = self.suspicion.delay_ns
+            if others is None:
+                return
+            if self.knows_its_delay and abs(delay - self._delays[-1]) > BACK_LIMIT_NS:
                 self._home_lateness_ns = self._delays[-1] - others.latest_ns
-            if others is not None and (not known or abs(delay - self._delays[-1]) <= BACK_LIMIT_NS):
-                # Its stamps have not jumped: they come from another clock.
+            else:
+                # Its stamps have not jumped, so they have no home to come back to: the clock is another.
                 self._clock_apart_ns = delay - others.latest_ns
 
     @property
