@@ -262,7 +262,8 @@ class Scores:
                 key = (subset, condition)
                 self._matrices.setdefault(key, ConfusionMatrix(len(self._classes)))
                 self._matrices[key] += matrix
-                self._calibrations.setdefault(key, Calibration()).add(labels, confidence, truth)
+                self._calibrations.setdefault(key, Calibration(len(self._classes)))
+                self._calibrations[key].add(labels, confidence, truth)
 
     def rows(self, method: str, seed: int, split: str) -> list[Row]:
         """One row a subset and condition, then the mean over subsets of each condition."""

@@ -38,12 +38,10 @@ class BoundaryScore:
     def add(self, predicted: LabelImage, truth: LabelImage) -> None:
         """Count one pair of label images uint8[H, W]; pixels without truth (255) count on no side."""
         valid = truth < self._classes
-        # What lies under unlabelled pixels is unknown: it makes no outline.
-        predicted = np.where(valid, predicted, 255).astype(np.uint8)
         reach = max(1, round(self._tolerance * math.hypot(*truth.shape)))
         bits_of: list[npt.NDArray[Any]] = [
-            self._outline_bits(predicted),
-            self._outline_bits(truth),
+            self._outline_bits(predicted, valid),
+            self._outline_bits(truth, valid),
         ]
         for image, mine, others, outline, near in (
             (predicted, *bits_of, self._predicted, self._predicted_near),
@@ -69,11 +67,12 @@ class BoundaryScore:
         known = ~np.isnan(values)
         return float(100 * values[known].mean()) if known.any() else float("nan")
 
-    def _outline_bits(self, labels: LabelImage) -> npt.NDArray[Any]:
+    def _outline_bits(self, labels: LabelImage, valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """One bit a class, set where a pixel of that class touches a pixel of another."""
         edge = np.zeros(labels.shape, bool)
-        down = labels[1:] != labels[:-1]
-        right = labels[:, 1:] != labels[:, :-1]
+        # What lies under unlabelled pixels is unknown: their border is the outline of nothing.
+        down = (labels[1:] != labels[:-1]) & valid[1:] & valid[:-1]
+        right = (labels[:, 1:] != labels[:, :-1]) & valid[:, 1:] & valid[:, :-1]
         edge[1:] |= down
         edge[:-1] |= down
         edge[:, 1:] |= right

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anyseg_ros.classes import IGNORE_ID
-
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -90,7 +88,8 @@ class ReliabilityBin:
 class Calibration:
     """Expected calibration error of byte confidences (Guo et al. 2017, arXiv 1706.04599)."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
         self._pixels = np.zeros(256, np.int64)
         self._hits = np.zeros(256, np.int64)
 
@@ -100,13 +99,16 @@ class Calibration:
         confidence: npt.NDArray[np.uint8],
         truth: npt.NDArray[np.uint8],
     ) -> None:
-        """Count pixels: class ids, confidences (255 is 1) and true ids, uint8 of one shape."""
+        """Count pixels: class ids, confidences (255 is 1) and true ids, uint8 of one shape.
+
+        True ids outside the class set (255) are ignored.
+        """
         if not predicted.shape == confidence.shape == truth.shape:
             raise ValueError(
                 f"prediction {predicted.shape}, confidence {confidence.shape} and truth "
                 f"{truth.shape} differ in shape"
             )
-        valid = truth != IGNORE_ID
+        valid = truth < self._classes
         levels = confidence[valid]
         self._pixels += np.bincount(levels, minlength=256)
         self._hits += np.bincount(levels[predicted[valid] == truth[valid]], minlength=256)

@@ -74,7 +74,7 @@ class SubsetTally:
         self.sets = 0
         self.labelled = 0
         self.confusion = ConfusionMatrix(classes)
-        self.calibration = Calibration()
+        self.calibration = Calibration(classes)
         self.boundary = BoundaryScore(classes)
         self.against_full = ConfusionMatrix(classes)
         self._diagonal = np.einsum("ii->i", self.against_full.counts)
@@ -223,7 +223,7 @@ class Scorer:
             class_shares=counts / pixels,
             miou=miou,
             accuracy=accuracy,
-            loss_without=_losses(full, outputs, truth, inside),
+            loss_without=_losses(full, outputs, truth, inside, len(self.classes)),
         )
 
     def _keep_if_worst(
@@ -332,9 +332,10 @@ def _losses(
     outputs: Mapping[Subset, Segmentation],
     truth: Image | None,
     inside: Image,
+    classes: int,
 ) -> dict[Modality, float]:
     reference = full.labels if truth is None else truth
-    valid = inside if truth is None else (truth != IGNORE_ID)
+    valid = inside if truth is None else (truth < classes)
     if not valid.any():
         return {}
     kept = float(np.mean(full.labels[valid] == reference[valid]))

@@ -116,7 +116,9 @@ class ScoreKeeper:
                 boundary = self._boundary.setdefault(name, BoundaryScore(len(self._classes)))
                 boundary.add(part.labels, truth)
                 if part.confidence is not None and part.confidence.shape == truth.shape:
-                    calibration = self._calibration.setdefault(name, Calibration())
+                    calibration = self._calibration.setdefault(
+                        name, Calibration(len(self._classes))
+                    )
                     calibration.add(part.labels, part.confidence, truth)
         self.rows.append(row)
 

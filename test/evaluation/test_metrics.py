@@ -71,7 +71,7 @@ def test_confusion_agrees_with_torchmetrics(seed):
 
 
 def test_calibration_error_by_hand():
-    calibration = Calibration()
+    calibration = Calibration(2)
     # Half the pixels at full confidence and right, half at 51/255 = 0.2 and wrong.
     calibration.add(
         np.array([1, 1, 0, 0], np.uint8),
@@ -79,4 +79,15 @@ def test_calibration_error_by_hand():
         np.array([1, 1, 1, 1], np.uint8),
     )
     assert calibration.ece() == pytest.approx(0.5 * 0.0 + 0.5 * 0.2)
-    assert math.isnan(Calibration().ece())
+    assert math.isnan(Calibration(2).ece())
+
+
+def test_labels_that_are_no_class_count_for_nothing():
+    calibration, confusion = Calibration(4), ConfusionMatrix(4)
+    predicted, sure = np.ones(8, np.uint8), np.full(8, 255, np.uint8)
+    truth = np.array([1, 1, 1, 1, 22, 22, 255, 4], np.uint8)
+    calibration.add(predicted, sure, truth)
+    confusion.add(predicted, truth)
+    assert confusion.pixel_accuracy() == 100
+    assert calibration.ece() == 0
+    assert [b.pixels for b in calibration.bins()] == [4]

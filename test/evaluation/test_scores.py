@@ -22,24 +22,25 @@ CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
 # --- boundary F1 ------------------------------------------------------------------------------
 
 
-def outline(labels, c):
-    """Pixels of a class with a neighbour of another class, by the definition."""
+def outline(labels, known, c):
+    """Known pixels of a class with a known neighbour of another class, by the definition."""
     height, width = labels.shape
     found = set()
-    for y, x in zip(*np.nonzero(labels == c), strict=True):
+    for y, x in zip(*np.nonzero((labels == c) & known), strict=True):
         around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
         if any(
-            0 <= v < height and 0 <= u < width and labels[v, u] != labels[y, x] for v, u in around
+            0 <= v < height and 0 <= u < width and known[v, u] and labels[v, u] != labels[y, x]
+            for v, u in around
         ):
             found.add((int(y), int(x)))
     return found
 
 
 def slow_f1(predicted, truth, classes, reach):
-    predicted = np.where(truth < classes, predicted, 255)
+    known = truth < classes
     result = []
     for c in range(classes):
-        mine, real = outline(predicted, c), outline(truth, c)
+        mine, real = outline(predicted, known, c), outline(truth, known, c)
 
         def near(pixel, others):
             return any(max(abs(pixel[0] - y), abs(pixel[1] - x)) <= reach for y, x in others)
@@ -75,6 +76,16 @@ def test_boundary_f1_of_the_truth_is_perfect_and_of_nothing_unknown():
     score.add(truth, truth)
     assert score.mean() == 100
     assert math.isnan(score.f1()[2])
+
+
+def test_the_border_of_what_is_not_labelled_is_no_outline():
+    truth = np.zeros((40, 80), np.uint8)
+    truth[15:25, 30:50] = 1
+    truth[:, :10] = truth[:, -10:] = 255  # the bars beside a grid that is not 2:1
+    missed = np.zeros_like(truth)
+    score = BoundaryScore(2)
+    score.add(missed, truth)
+    assert score.mean() == 0
 
 
 # --- contributions ----------------------------------------------------------------------------
