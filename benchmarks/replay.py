@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard, load_engine
 from anyseg_ros.evaluation.bag import Bag, find_bags
-from anyseg_ros.evaluation.labels import LabelIndex, labels_of_topic
+from anyseg_ros.evaluation.labels import LabelIndex, TopicLabels
 from anyseg_ros.evaluation.replay import BagArrivals, ReplaySettings, SetResult, Walk, replay
 from anyseg_ros.evaluation.results import write_results
 from anyseg_ros.evaluation.scoring import Scorer
@@ -124,9 +124,8 @@ def replayed(
     walk = Walk(noting, sources, rig, settings, bag.start_ns)
     scorer = Scorer(noting.card.classes, walk.sensors, (), bag.duration_s)
     letterbox = walk.pipeline.grid.letterbox
-    results: Iterator[tuple[str, SetResult]] = replay(
-        BagArrivals(bag, sources, rig, settings), {"": walk}
-    )
+    arrivals = BagArrivals(bag, sources, rig, settings)
+    results: Iterator[tuple[str, SetResult]] = replay(arrivals, {"": walk})
     ended = False
     while not ended:
         noting.calls = Calls()
@@ -139,6 +138,7 @@ def replayed(
                 break
             done += found[1].segmentation is not None
             if labels is not None and found[1].segmentation is not None:
+                labels.advance(arrivals.log_time_ns)
                 truth = labels.at(found[1].segmentation.stamp_ns, letterbox)
                 scorer.add(found[1], {}, truth)
         yield Spent.now() - began, done, noting.calls
@@ -159,7 +159,7 @@ def measure(
             rig = find_rig(bag, sources)
             labels = None
             if scored and sources.labels:
-                labels = labels_of_topic(bag, sources.labels)
+                labels = TopicLabels(bag, sources.labels)
             for index, (took, done, calls) in enumerate(
                 replayed(bag, sources, rig, noting, labels, part_sets)
             ):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -18,7 +19,6 @@ from typing import Any
 import lz4.frame
 import yaml
 from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -172,16 +172,25 @@ class Bag:
     def duration_s(self) -> float:
         return float((self._reader.end_time - 1 - self._reader.start_time) / NS_PER_S)
 
-    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        """Messages of some topics in order of log time; ends early, with a line, where damage begins."""
-        connections = [c for c in self._reader.connections if c.topic in topics]
+    def messages(self, topics: Collection[str], apart: bool = False) -> Iterator[BagMessage]:
+        """Messages of some topics in order of log time; ends early, with a line, where damage begins.
+
+        Args:
+            apart: through a reader of its own, while another thread reads the same files.
+        """
+        reader = self._reader
+        if apart:
+            reader = AnyReader(self._reader.paths, default_typestore=known_types())
+            self._stack.enter_context(reader)
+        connections = [c for c in reader.connections if c.topic in topics]
         if not connections:
             return
         last_s = 0.0
         try:
-            for connection, log_time, data in self._reader.messages(connections):
+            for connection, log_time, data in reader.messages(connections):
                 last_s = (log_time - self.start_ns) / NS_PER_S
-                yield BagMessage(connection.topic, log_time, self._decoder(connection, data))
+                decode = partial(reader.deserialize, data, connection.msgtype)
+                yield BagMessage(connection.topic, log_time, decode)
         except GeneratorExit:
             raise
         except Exception as error:  # every storage plugin has errors of its own
@@ -195,9 +204,6 @@ class Bag:
             except Exception:  # a damaged message; the next may do
                 continue
         return None
-
-    def _decoder(self, connection: Connection, data: bytes) -> Callable[[], Any]:
-        return lambda: self._reader.deserialize(data, connection.msgtype)
 
     def _note(self, line: str) -> None:
         if line not in self.damage:

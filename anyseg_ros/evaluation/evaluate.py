@@ -15,9 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from anyseg_ros.engine import Engine
-from anyseg_ros.evaluation.bag import Bag
+from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.contributions import Subset
-from anyseg_ros.evaluation.labels import LabelIndex, labels_of_folder, labels_of_topic
+from anyseg_ros.evaluation.labels import (
+    LABEL_TOLERANCE_S,
+    LABELS_NEAR_S,
+    LabelIndex,
+    TopicLabels,
+    labels_of_folder,
+)
 from anyseg_ros.evaluation.outage_replay import OutageReplay
 from anyseg_ros.evaluation.outages import Outage, load_outages, random_outages
 from anyseg_ros.evaluation.replay import (
@@ -123,7 +129,7 @@ def evaluate_recording(
     """Replay a recording and score it.
 
     Args:
-        progress: called with the seconds of bag time reached.
+        progress: called with the seconds of the recording that are read.
         describe: called with what was found before the replay starts.
 
     Raises:
@@ -134,11 +140,12 @@ def evaluate_recording(
     sources = restrict(find_sources(bag, options.overrides), options.sensors)
     rig = find_rig(bag, sources, options.calibration, options.overrides)
     describe(sources, rig)
-    duration_s = min(bag.duration_s, options.until_s or math.inf)
+    arrivals = BagArrivals(bag, sources, rig, options.settings, options.until_s)
+    duration_s = arrivals.duration_s()
     shared = SharedEncoder(engine)
     walks = {"base": Walk(shared, sources, rig, options.settings, bag.start_ns)}
     base = walks["base"]
-    outages = _timetable(options, duration_s, base.sensors)
+    outages, left_out = _timetable(options, duration_s, base.sensors)
     disturbed: OutageReplay | None = None
     if outages:
         walks["outages"] = Walk(shared, sources, rig, options.settings, bag.start_ns, outages)
@@ -153,7 +160,6 @@ def evaluate_recording(
     scorer = Scorer(engine.card.classes, base.sensors, subsets, duration_s)
     labels = _labels(bag, sources, options)
     letterbox = base.pipeline.grid.letterbox
-    arrivals = BagArrivals(bag, sources, rig, options.settings, options.until_s)
 
     stages: dict[str, list[float]] = {"build": [], "encode": [], "fuse": []}
     by_live: dict[int, list[float]] = {}
@@ -168,10 +174,11 @@ def evaluate_recording(
             listener.begin(bag, base, rig)
             begun.append(listener)
         for name, result in replayed:
-            progress(arrivals.bag_time_s)
+            progress((arrivals.log_time_ns - bag.start_ns) / NS_PER_S)
             output = result.segmentation
             truth = None
             if labels is not None and output is not None:
+                labels.advance(arrivals.log_time_ns)
                 truth = labels.at(output.stamp_ns, letterbox)
             if name == "outages":
                 assert disturbed is not None
@@ -205,6 +212,7 @@ def evaluate_recording(
     results = _results(
         bag, engine, options, sources, rig, base, scorer, disturbed, arrivals, labels, len(epochs)
     )
+    results["remarks"] += left_out
     timing = {
         "machine": machine(),
         "engine": engine.description,
@@ -239,19 +247,42 @@ def _sweep(
 
 def _timetable(
     options: EvaluationOptions, duration_s: float, sensors: Sequence[Modality]
-) -> list[Outage]:
+) -> tuple[list[Outage], list[str]]:
+    """The outages that can be brought about, and a line on each kind of those that cannot."""
     outages = load_outages(options.outages) if options.outages else []
     if options.random is not None:
         asked = options.random
         outages += random_outages(asked.seed, duration_s, sensors, asked.per_minute, asked.mean_s)
-    return [o for o in outages if o.sensor in sensors and o.from_s < duration_s]
+    kept, late, absent = [], [], []
+    for outage in outages:
+        if outage.sensor not in sensors:
+            absent.append(outage)
+        elif outage.from_s >= duration_s:
+            late.append(outage)
+        else:
+            kept.append(outage)
+    lines = []
+    if absent:
+        names = subset_name({o.sensor for o in absent})
+        lines.append(f"{_outages(len(absent))} left out: {names} takes no part in this replay")
+    if late:
+        first = min(o.from_s for o in late)
+        lines.append(
+            f"{_outages(len(late))} left out: from {first:.1f} s on, after the replay's end at "
+            f"{duration_s:.1f} s"
+        )
+    return kept, lines
+
+
+def _outages(count: int) -> str:
+    return f"{count} outage{'' if count == 1 else 's'} of the timetable"
 
 
 def _labels(bag: Bag, sources: Sources, options: EvaluationOptions) -> LabelIndex | None:
     if options.labels is not None:
         return labels_of_folder(options.labels)
     if sources.labels is not None:
-        return labels_of_topic(bag, sources.labels)
+        return TopicLabels(bag, sources.labels)
     return None
 
 
@@ -422,7 +453,7 @@ def remarks(
                 f"{modality.label}: stamps on {topic} jump back {log.jumps_back} "
                 f"time{'s' if log.jumps_back > 1 else ''}"
             )
-        speed = log.speed
+        speed = log.speed if arrivals.clock == "log" else None
         if speed is not None and not _SPEED_LIMITS[0] <= speed <= _SPEED_LIMITS[1]:
             lines.append(
                 f"{modality.label}: stamps on {topic} run {speed:.1f} times as fast as the recording; "
@@ -444,9 +475,20 @@ def remarks(
             "pixels are not scored"
         )
     if labels is not None:
-        lines += [f"labels: {line}" for line in labels.refused[:3]]
-        if scorer.frames and not scorer.labelled:
-            lines.append(f"none of {len(labels)} labels lies within 0.03 s of a set")
+        if labels.refused:
+            reason, _ = labels.reasons.most_common(1)[0]
+            lines.append(
+                f"labels: {labels.refused} of {labels.found} refused; most often: {reason}"
+            )
+        if scorer.frames and not (scorer.labelled or labels.refused):
+            lines.append(
+                f"none of {labels.found} labels lies within {LABEL_TOLERANCE_S} s of a set"
+                + (
+                    f" and was recorded within {LABELS_NEAR_S:.0f} s of it"
+                    if isinstance(labels, TopicLabels)
+                    else ""
+                )
+            )
     return lines
 
 

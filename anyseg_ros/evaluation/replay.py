@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import yaml
 
 from anyseg_ros.consistency import ConsistencyCheck, ConsistencyProfile, ConsistencySettings
-from anyseg_ros.decoding import MessageError, check_against_calibration, data_stamp_ns
+from anyseg_ros.decoding import MessageError, check_against_calibration, data_stamp_ns, stamp_ns
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.faults import Delivery, FaultInjector
@@ -116,12 +117,14 @@ class Arrival:
     now_ns: int
     """receipt time"""
     bag_time_s: float
-    """log time since the recording's first message"""
+    """receipt time since the recording's first message"""
     topic: str = ""
     decode: Callable[[], Any] = lambda: None
     """gives the message that the data come from"""
     error: str = ""
     """why there are no data"""
+    log_time_ns: int = 0
+    """when it was recorded, whatever the clock"""
 
 
 @dataclass
@@ -155,6 +158,26 @@ class InputLog:
         return (self.last_stamp_ns - self.first_stamp_ns) / span if span > 0 else None
 
 
+class _ReceiptTimes:
+    """When messages count as received: when they were recorded, or as their stamps tell."""
+
+    def __init__(self, clock: Clock, start_ns: int) -> None:
+        self._clock = clock
+        self._start_ns = start_ns
+        self._now_ns = start_ns
+        self._first_stamp_ns: int | None = None
+
+    def at(self, log_time_ns: int, stamp_ns: int | None) -> int:
+        """Receipt time of the next message; ``None`` is the stamp of one that cannot be read."""
+        if self._clock == "log":
+            return log_time_ns
+        if stamp_ns is not None:
+            if self._first_stamp_ns is None:
+                self._first_stamp_ns = stamp_ns
+            self._now_ns = max(self._now_ns, self._start_ns + stamp_ns - self._first_stamp_ns)
+        return self._now_ns
+
+
 class BagArrivals:
     """The decoded sensor messages of a recording, in order of log time. A bad one costs itself."""
 
@@ -170,6 +193,7 @@ class BagArrivals:
         self._rig = rig
         self._settings = settings
         self._until_s = until_s
+        self.clock = settings.clock
         usable = {m: s for m, s in sources.sensors.items() if m not in rig.missing}
         self._by_topic = {source.topic: modality for modality, source in usable.items()}
         self._decoders = {
@@ -181,6 +205,27 @@ class BagArrivals:
         self.waited_s = 0.0
         """for which the network had to wait for a message"""
         self.bag_time_s = 0.0
+        """of the last message given out"""
+        self.log_time_ns = bag.start_ns
+        """of the last message given out"""
+
+    def duration_s(self) -> float:
+        """Bag time at which the replay ends. By the clock of the stamps, this reads all of them."""
+        end_s = math.inf if self._until_s is None else self._until_s
+        if self._settings.clock == "log":
+            return min(self._bag.duration_s, end_s)
+        start = self._bag.start_ns
+        times = _ReceiptTimes(self._settings.clock, start)
+        reached_s = 0.0
+        for recorded in self._bag.messages(self._by_topic):
+            try:
+                stamp = stamp_ns(recorded.decode().header.stamp)
+            except Exception:  # a damaged message costs itself
+                continue
+            reached_s = (times.at(recorded.log_time_ns, stamp) - start) / NS_PER_S
+            if reached_s >= end_s:
+                return end_s
+        return reached_s
 
     def __iter__(self) -> Generator[Arrival, None, None]:
         # Decoded while the network runs.
@@ -191,20 +236,15 @@ class BagArrivals:
                 self.waited_s += time.perf_counter() - began
                 if arrival is None:
                     return
+                self.bag_time_s, self.log_time_ns = arrival.bag_time_s, arrival.log_time_ns
                 yield arrival
 
     def _read(self) -> Iterator[Arrival]:
         start = self._bag.start_ns
-        stamp_origin: int | None = None
-        now = start
+        times = _ReceiptTimes(self._settings.clock, start)
         for recorded in self._bag.messages(self._by_topic):
             began = time.perf_counter()
-            self.bag_time_s = bag_time_s = (recorded.log_time_ns - start) / NS_PER_S
-            if self._until_s is not None and bag_time_s > self._until_s:
-                return
             modality = self._by_topic[recorded.topic]
-            log = self.logs[modality]
-            log.received += 1
             stamp, data, reason = 0, None, ""
             try:
                 message = recorded.decode()
@@ -217,20 +257,28 @@ class BagArrivals:
             except Exception as error:  # a damaged message may break the deserialiser in any way
                 reason = f"cannot be read: {type(error).__name__}: {error}"[:200]
             self.decode_s += time.perf_counter() - began
+            now = times.at(recorded.log_time_ns, None if reason else stamp)
+            bag_time_s = (now - start) / NS_PER_S
+            if self._until_s is not None and bag_time_s > self._until_s:
+                return
+            log = self.logs[modality]
+            log.received += 1
             if reason:
                 stamp, data = 0, None
                 log.refused += 1
                 log.reasons[reason] += 1
             else:
                 log.note(stamp, recorded.log_time_ns)
-            if self._settings.clock == "log":
-                now = recorded.log_time_ns
-            elif not reason:
-                if stamp_origin is None:
-                    stamp_origin = stamp
-                now = max(now, start + stamp - stamp_origin)
             yield Arrival(
-                modality, stamp, data, now, bag_time_s, recorded.topic, recorded.decode, reason
+                modality,
+                stamp,
+                data,
+                now,
+                bag_time_s,
+                recorded.topic,
+                recorded.decode,
+                reason,
+                recorded.log_time_ns,
             )
 
 
@@ -242,7 +290,7 @@ class SetResult:
     released_ns: int
     """receipt time at which the set was complete"""
     bag_time_s: float
-    """the same as log time since the recording's first message"""
+    """the same since the recording's first message"""
     segmentation: Segmentation | None
     error: str
     """why there is no segmentation"""
