@@ -156,7 +156,8 @@ def evaluate_recording(
     if options.subsets == "leave-one-out":
         subsets = [s for s in subsets if len(s) >= len(base.sensors) - 1]
     elif options.subsets != "all":
-        subsets = [s for s in subsets if s in options.subsets]
+        # All sensors together cost nothing more, and are what the others are compared with.
+        subsets = [s for s in subsets if s in options.subsets or s == base.sensors]
     scorer = Scorer(engine.card.classes, base.sensors, subsets, duration_s)
     labels = _labels(bag, sources, options)
     letterbox = base.pipeline.grid.letterbox
@@ -310,8 +311,7 @@ def _results(
     card = engine.card
     classes = card.classes
     contributions = scorer.contributions()
-    worth = {s: t.worth for s, t in scorer.subsets.items() if t.sets}
-    everything = worth.get(scorer.sensors, float("nan"))
+    everything = scorer.worth(scorer.sensors)
     frames = scorer.frames
     return {
         "bag": {
@@ -362,9 +362,9 @@ def _results(
             {
                 "sensor": sensor.label,
                 "shapley_points": float("nan") if contributions is None else contributions[sensor],
-                "alone_points": worth.get((sensor,), float("nan")),
+                "alone_points": scorer.worth((sensor,)),
                 "loss_without_points": everything
-                - worth.get(tuple(m for m in scorer.sensors if m is not sensor), float("nan")),
+                - scorer.worth(tuple(m for m in scorer.sensors if m is not sensor)),
                 "of": "miou" if scorer.labelled else "agreement_miou",
             }
             for sensor in scorer.sensors
@@ -480,7 +480,9 @@ def remarks(
             lines.append(
                 f"labels: {labels.refused} of {labels.found} refused; most often: {reason}"
             )
-        if scorer.frames and not (scorer.labelled or labels.refused):
+        if scorer.void:
+            lines.append(f"the labels of {scorer.void} sets hold no class of the model")
+        if scorer.frames and not (scorer.labelled or scorer.void or labels.refused):
             lines.append(
                 f"none of {labels.found} labels lies within {LABEL_TOLERANCE_S} s of a set"
                 + (
@@ -560,7 +562,7 @@ def frame_rows(scorer: Scorer) -> list[dict[str, Any]]:
         for sensor in scorer.sensors:
             row[f"{sensor.label}_age_s"] = frame.ages_s.get(sensor, float("nan"))
         for sensor in scorer.sensors:
-            row[f"loss_without_{sensor.label}"] = frame.loss_without.get(sensor, float("nan"))
+            row[f"loss_without_{sensor.label}"] = scorer.losses(frame).get(sensor, float("nan"))
         for name, share in zip(scorer.classes.names, frame.class_shares, strict=True):
             row[f"share_{name}"] = float(share)
         rows.append(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from anyseg_ros.evaluation.boundary import BoundaryScore
 from anyseg_ros.evaluation.contributions import Subset, shapley_values
 from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
 from anyseg_ros.evaluation.replay import SetResult
-from anyseg_ros.modality import Modality, subset_name
+from anyseg_ros.modality import Modality, all_subsets, subset_name
 from anyseg_ros.pipeline import Segmentation
 
 Image = npt.NDArray[np.uint8]
@@ -44,12 +45,18 @@ class FrameScore:
     class_shares: npt.NDArray[np.float64] = field(repr=False)
     """share of the picture of each class"""
     miou: float
-    """percent over the classes in the labels; NaN without labels"""
+    """percent over the classes labelled or predicted; NaN without labels"""
     accuracy: float
     """percent; NaN without labels"""
     loss_without: Mapping[Modality, float]
     """What losing one sensor would have cost at this moment, in points: of pixels right where there
-    are labels, else of pixels that stay as they are with all sensors."""
+    are labels, else of pixels that stay as they are with all sensors. The two do not compare:
+    :meth:`Scorer.losses` gives those of one kind."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a pixel of it has a label."""
+        return not math.isnan(self.accuracy)
 
 
 @dataclass(frozen=True)
@@ -107,10 +114,9 @@ class SubsetTally:
         """Percent of pixels as with all sensors."""
         return self.against_full.pixel_accuracy()
 
-    @property
-    def worth(self) -> float:
-        """What counts for contributions: mIoU in percent, against the full output without labels."""
-        return self.confusion.miou() if self.labelled else self.against_full.miou()
+
+Badness = Literal["miou", "loss", "confidence"]
+"""What a moment is bad by: distance from the labels, a sensor that all hangs on, doubt. Best first."""
 
 
 class Scorer:
@@ -133,8 +139,10 @@ class Scorer:
         self.unusable = 0
         self.foreign_ids: set[int] = set()
         """ids in the labels that are no class of the model"""
+        self.void = 0
+        """sets whose labels hold no class of the model; they count as unlabelled"""
         self._bucket_s = max(duration_s / _BUCKETS, 1e-3)
-        self._worst: dict[int, KeptMoment] = {}
+        self._worst: dict[Badness, dict[int, KeptMoment]] = {}
         self._before: list[Image] = []
         self._epoch: int | None = None
 
@@ -161,6 +169,12 @@ class Scorer:
             self.unusable += 1
             return
         inside = full.labels != IGNORE_ID
+        if truth is not None:
+            ids = np.flatnonzero(np.bincount(truth.ravel(), minlength=256))
+            self.foreign_ids |= {int(i) for i in ids if len(self.classes) <= i != IGNORE_ID}
+            if ids[0] >= len(self.classes):
+                self.void += 1
+                truth = None
         self.as_recorded.add(full, full, truth, inside)
         outputs = {**outputs, full.used: full}
         if full.used == self.sensors:
@@ -168,8 +182,6 @@ class Scorer:
                 if subset in outputs:
                     tally.add(outputs[subset], full, truth, inside)
         if truth is not None:
-            ids = np.flatnonzero(np.bincount(truth.ravel(), minlength=256))
-            self.foreign_ids |= {int(i) for i in ids if len(self.classes) <= i != IGNORE_ID}
             for tag in tags:
                 self._count_tag(tag, outputs, full.used, truth)
         frame = self._frame(result, full, outputs, truth, inside)
@@ -234,9 +246,11 @@ class Scorer:
         outputs: Mapping[Subset, Segmentation],
     ) -> None:
         other = None
-        if truth is not None and not math.isnan(frame.miou):
-            badness, why = 100 - frame.miou, f"mIoU {frame.miou:.0f} %"
+        kind: Badness = "confidence"
+        if truth is not None:
+            kind, badness, why = "miou", 100 - frame.miou, f"mIoU {frame.miou:.0f} %"
         elif frame.loss_without:
+            kind = "loss"
             sensor = max(frame.loss_without, key=lambda m: frame.loss_without[m])
             badness = frame.loss_without[sensor]
             why = f"without {sensor.label} {badness:.0f} % of the pixels change"
@@ -245,18 +259,42 @@ class Scorer:
             badness = 100 * (1 - frame.confidence)
             why = f"confidence {100 * frame.confidence:.0f} %"
         bucket = int(frame.bag_time_s / self._bucket_s)
-        if bucket in self._worst and self._worst[bucket].badness >= badness:
+        worst = self._worst.setdefault(kind, {})
+        if bucket in worst and worst[bucket].badness >= badness:
             return
-        self._worst[bucket] = keep_moment(frame.bag_time_s, badness, why, full, truth, other)
+        shown = truth if kind == "miou" else None
+        worst[bucket] = keep_moment(frame.bag_time_s, badness, why, full, shown, other)
+
+    @property
+    def worst_by(self) -> Badness:
+        """What the worst moments are bad by: the best measure that there is of any set."""
+        kinds: tuple[Badness, ...] = ("miou", "loss", "confidence")
+        return next((k for k in kinds if k in self._worst), "confidence")
 
     def worst_moments(self, count: int = 6) -> list[KeptMoment]:
-        """The worst moments, well apart, in order of time."""
-        return pick_apart(list(self._worst.values()), count, 2 * self._bucket_s)
+        """The worst moments by one measure, well apart, in order of time."""
+        found = self._worst.get(self.worst_by, {})
+        return pick_apart(list(found.values()), count, 2 * self._bucket_s)
+
+    def losses(self, frame: FrameScore) -> Mapping[Modality, float]:
+        """``loss_without`` of a set where it is in the unit of this recording, else nothing.
+
+        Where there are any labels, sets without one are left out: pixels right and pixels that stay
+        as they are cannot be averaged or ranked together.
+        """
+        return frame.loss_without if frame.labelled or not self.labelled else {}
+
+    def worth(self, subset: Subset) -> float:
+        """What counts for contributions: mIoU in percent, against the full output without labels."""
+        tally = self.subsets.get(subset)
+        if tally is None or not tally.sets:
+            return float("nan")
+        return tally.confusion.miou() if self.labelled else tally.against_full.miou()
 
     def contributions(self) -> dict[Modality, float] | None:
         """Shapley values in points of mIoU; ``None`` unless every subset was evaluated."""
-        worth = {subset: tally.worth for subset, tally in self.subsets.items() if tally.sets}
-        if len(worth) < 2 ** len(self.sensors) - 1 or any(math.isnan(v) for v in worth.values()):
+        worth = {subset: self.worth(subset) for subset in all_subsets(self.sensors)}
+        if any(math.isnan(v) for v in worth.values()):
             return None
         return shapley_values(self.sensors, worth)
 
@@ -264,11 +302,11 @@ class Scorer:
         """Where losing a sensor would cost most, worst first.
 
         The run is cut into stretches of equal length; each is rated for each sensor by its mean
-        ``loss_without``.
+        :meth:`losses`.
         """
         sums: dict[tuple[Modality, int], list[float]] = {}
         for frame in self.frames:
-            for sensor, loss in frame.loss_without.items():
+            for sensor, loss in self.losses(frame).items():
                 sums.setdefault((sensor, int(frame.bag_time_s / length_s)), []).append(loss)
         rated = [
             {
