@@ -205,6 +205,8 @@ def evaluate_recording(
                 for listener in listeners:
                     listener.take(result, output, truth)
             scoring_s += time.perf_counter() - start
+        if disturbed is not None:
+            disturbed.finish()
     finally:
         replayed.close()
         for listener in begun:

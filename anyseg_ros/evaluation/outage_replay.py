@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,16 @@ Image = npt.NDArray[np.uint8]
 
 RECOVERED = 99.0
 """Percent of pixels as in the undisturbed run from which a run counts as recovered."""
+_NO_LABELS: Image = np.empty((0, 0), np.uint8)
 _REMEMBERED = 64
+_WAITING = 16
+"""Outputs that wait for the undisturbed run to reach their stamp."""
+_NEAR_PERIODS = 0.55
+"""How far the undisturbed output may lie that one is compared with: half a period, and some jitter."""
 _BUCKETS = 24
+
+
+Reference = Literal["labels", "undisturbed"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,8 @@ class DisturbedFrame:
     used: tuple[Modality, ...]
     miou: float
     agreement: float
-    """percent of pixels as in the undisturbed run at the same stamp; NaN if that has none"""
+    """percent of pixels as in the undisturbed run's output nearest in stamp; NaN if none is within
+    half a period of that run"""
 
 
 @dataclass
@@ -46,7 +57,11 @@ class _StretchTally:
 
 
 class OutageReplay:
-    """Takes both runs' sets as they come; keeps no label images but the last few."""
+    """Takes both runs' sets as they come; keeps no label images but the last few.
+
+    Without the sensor that leads, another sets the pace: its stamps are not those of the undisturbed
+    run, so each output is compared with the undisturbed one nearest in stamp.
+    """
 
     def __init__(
         self,
@@ -63,17 +78,24 @@ class OutageReplay:
         self._sensors = tuple(sorted(sensors))
         self._duration_s = duration_s
         self._settings = settings
-        self._undisturbed: dict[int, Image] = {}
+        self._undisturbed: OrderedDict[int, Image] = OrderedDict()
+        self._waiting: deque[tuple[SetResult, Segmentation, Image | None]] = deque()
         self._stretches = stretches(self.outages, duration_s, self._sensors)
         self._tallies = [_StretchTally(ConfusionMatrix(len(classes))) for _ in self._stretches]
         self._outputs: list[Output] = []
-        self._worst: dict[int, KeptMoment] = {}
+        self._worst: dict[Reference, dict[int, KeptMoment]] = {}
 
     def note_undisturbed(self, output: Segmentation) -> None:
         """Remember an output of the undisturbed run for comparison."""
+        newest = next(reversed(self._undisturbed), None)
+        if newest is not None and output.stamp_ns < newest:
+            # Time jumped back: what lay there before is another moment.
+            self.finish()
+            self._undisturbed.clear()
         self._undisturbed[output.stamp_ns] = output.labels
         while len(self._undisturbed) > _REMEMBERED:
-            self._undisturbed.pop(next(iter(self._undisturbed)))
+            self._undisturbed.popitem(last=False)
+        self._settle(output.stamp_ns)
 
     def add(self, result: SetResult, truth: Image | None) -> None:
         """Count one set of the run with outages."""
@@ -81,7 +103,33 @@ class OutageReplay:
         if output is None:
             self.unusable += 1
             return
-        base = self._undisturbed.get(output.stamp_ns)
+        self._waiting.append((result, output, truth))
+        self._settle(next(reversed(self._undisturbed), None))
+
+    def finish(self) -> None:
+        """Count what still waits for an output to be compared with; none will come."""
+        while self._waiting:
+            self._count(*self._waiting.popleft())
+
+    def _settle(self, reached_ns: int | None) -> None:
+        """Count what is as old as the undisturbed run: nothing nearer in stamp will come."""
+        while self._waiting and (
+            len(self._waiting) > _WAITING
+            or (reached_ns is not None and self._waiting[0][1].stamp_ns <= reached_ns)
+        ):
+            self._count(*self._waiting.popleft())
+
+    def _undisturbed_at(self, stamp_ns: int) -> Image | None:
+        """The undisturbed labels nearest to a stamp, if within half a period of that run."""
+        if stamp_ns in self._undisturbed or len(self._undisturbed) < 2:
+            return self._undisturbed.get(stamp_ns)
+        stamps = np.array(sorted(self._undisturbed))
+        best = int(stamps[np.argmin(np.abs(stamps - stamp_ns))])
+        near_ns = _NEAR_PERIODS * float(np.median(np.diff(stamps)))
+        return self._undisturbed[best] if abs(best - stamp_ns) <= near_ns else None
+
+    def _count(self, result: SetResult, output: Segmentation, truth: Image | None) -> None:
+        base = self._undisturbed_at(output.stamp_ns)
         agreement = miou = float("nan")
         if base is not None:
             inside = base != IGNORE_ID
@@ -99,7 +147,8 @@ class OutageReplay:
             DisturbedFrame(result.bag_time_s, output.stamp_ns, output.used, miou, agreement)
         )
         self._outputs.append(
-            Output(output.stamp_ns / 1e9, result.bag_time_s, output.labels[:0], output.used, None)
+            # Not a slice of the labels: a view would keep all of them.
+            Output(output.stamp_ns / 1e9, result.bag_time_s, _NO_LABELS, output.used, None)
         )
         self._keep_if_worst(result.bag_time_s, output, truth, base, miou, agreement)
 
@@ -118,22 +167,33 @@ class OutageReplay:
         miou: float,
         agreement: float,
     ) -> None:
-        if truth is not None:
-            badness, why = 100 - miou, f"mIoU {miou:.0f} %"
-        elif base is not None:
-            badness, why = 100 - agreement, f"{agreement:.0f} % as undisturbed"
+        reference: Reference
+        if not math.isnan(miou):
+            reference, badness, why = "labels", 100 - miou, f"mIoU {miou:.0f} %"
+        elif not math.isnan(agreement):
+            reference, badness, why = (
+                "undisturbed",
+                100 - agreement,
+                f"{agreement:.0f} % as undisturbed",
+            )
         else:
             return
-        if math.isnan(badness):
-            return
         bucket = int(time_s / max(self._duration_s / _BUCKETS, 1e-3))
-        kept = self._worst.get(bucket)
+        worst = self._worst.setdefault(reference, {})
+        kept = worst.get(bucket)
         if kept is None or kept.badness < badness:
-            self._worst[bucket] = keep_moment(time_s, badness, why, output, truth, base)
+            shown = truth if reference == "labels" else None
+            worst[bucket] = keep_moment(time_s, badness, why, output, shown, base)
+
+    @property
+    def worst_against(self) -> Reference:
+        """What the worst moments are compared with: the labels where any output has some."""
+        return "labels" if "labels" in self._worst else "undisturbed"
 
     def worst_moments(self, count: int = 6) -> list[KeptMoment]:
-        """The worst moments, well apart, in order of time."""
-        return pick_apart(list(self._worst.values()), count, 2 * self._duration_s / _BUCKETS)
+        """The worst moments by one measure, well apart, in order of time."""
+        found = self._worst.get(self.worst_against, {})
+        return pick_apart(list(found.values()), count, 2 * self._duration_s / _BUCKETS)
 
     @property
     def run(self) -> OutageRun:

@@ -34,6 +34,8 @@ from matplotlib import pyplot as plt
 
 _MOST_POINTS = 400
 """A figure shows no more points a curve: long recordings are averaged down to it."""
+_GAP_STEPS = 2.5
+_SHORTEST_GAP_S = 0.25
 _MUTED = "#4b5563"
 _INK = "#111827"
 # Pale to dark blue, from ColorBrewer's "Blues"; readable text on each end.
@@ -69,6 +71,8 @@ def write_replay_report(folder: Path, evaluation: Evaluation) -> Path:
             tag_table=_tag_table(results["tags"]),
             timeline=timeline,
             reliability=reliability,
+            worst_by=scorer.worst_by,
+            outages_against=disturbed.worst_against if disturbed is not None else "",
             film=[_film_row(m, scorer.sensors, classes) for m in moments],
             outage_film=[_film_row(m, scorer.sensors, classes) for m in under_outages],
             largest_contribution=max(
@@ -112,7 +116,7 @@ def headline(evaluation: Evaluation) -> str:
         sensor: rows[name][measure]
         for sensor in scorer.sensors
         if (name := subset_name(m for m in scorer.sensors if m is not sensor)) in rows
-        and rows[name]["sets"]
+        and not math.isnan(rows[name][measure])
     }
     if scorer.labelled:
         first = f"With everything that was there, mIoU is {rows['as recorded']['miou']:.1f} %."
@@ -147,7 +151,8 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     recorded = results["subsets"][0]
     cards = []
     if scorer.labelled:
-        cards.append((_percent(recorded["miou"]), "mIoU", "classes in the labels; as recorded"))
+        counted = f"as recorded; {run['labelled']} of {run['segmented']} sets have labels"
+        cards.append((_percent(recorded["miou"]), "mIoU", counted))
         cards.append((_percent(recorded["boundary_f1"]), "boundary F1", "outlines that agree"))
         cards.append(
             (
@@ -160,8 +165,12 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         (_percent(100 * run["confidence"]), "confidence", "mean over all pixels"),
         (_percent(100 * run["flicker"], 2), "flicker", "pixels that change and change back"),
         (f"{run['segmented']}", "sets segmented", f"{run['complete']} with all sensors"),
-        (f"{timing['speed']:.2g} x", "real time", f"{timing['sets_per_s']:.1f} sets a second"),
     ]
+    if timing["by_live_sensors_ms"]:
+        live, spent = list(timing["by_live_sensors_ms"].items())[-1]
+        sensors = f"{live} sensor{'' if live == '1' else 's'}"
+        about = f"one set of {sensors}, median"
+        cards.append((f"{spent['median']:.3g} ms", "to segment", about))
     return cards
 
 
@@ -179,7 +188,7 @@ def heat(value: float, low: float, high: float) -> str:
 
 
 _SUBSET_COLUMNS = (
-    ("miou", "mIoU", "over the classes in the labels", 1.0, True),
+    ("miou", "mIoU", "over the classes labelled or predicted", 1.0, True),
     ("miou_absent_zero", "mIoU, absent 0", "over all classes, absent ones counting 0", 1.0, True),
     ("pixel_accuracy", "pixels right", "share of labelled pixels", 1.0, True),
     ("boundary_f1", "boundary F1", "outlines within 0.75 % of the diagonal", 1.0, True),
@@ -200,6 +209,8 @@ def _subset_table(evaluation: Evaluation) -> dict[str, Any]:
     scorer = evaluation.scorer
     columns = [c for c in _SUBSET_COLUMNS if scorer.labelled or not c[4]]
     tallied = [row for row in evaluation.results["subsets"][1:] if row["sets"]]
+    if len(tallied) < 2:
+        return {"columns": [], "rows": []}
     limits = {}
     for key, _, _, scale, _ in columns:
         values = [scale * row[key] for row in tallied if not math.isnan(row[key])]
@@ -346,29 +357,58 @@ def difference(labels: Picture, reference: Picture) -> npt.NDArray[np.uint8]:
     return shown
 
 
-def _thin(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Means over equal parts of a curve with more points than can be seen; NaN is left out."""
-    known = [(t, v) for t, v in zip(times, values, strict=True) if not math.isnan(v)]
-    if len(known) <= _MOST_POINTS:
-        return [t for t, _ in known], [v for _, v in known]
-    parts = np.array_split(np.array(known), _MOST_POINTS)
-    return [float(p[:, 0].mean()) for p in parts], [float(p[:, 1].mean()) for p in parts]
+def _step_s(times: Sequence[float]) -> float:
+    """The usual time between two moments."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.1
 
 
-def _spans(times: Sequence[float], has: Sequence[bool]) -> list[tuple[float, float]]:
-    """(begin, length) of the stretches over which a sensor was used without a break."""
-    spans: list[tuple[float, float]] = []
+def _gap_s(times: Sequence[float]) -> float:
+    """Time between two moments from which on nothing is known of what lies between them."""
+    return max(_GAP_STEPS * _step_s(times), _SHORTEST_GAP_S)
+
+
+def curve(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Points of a curve that breaks, with a NaN, where nothing is known for a while.
+
+    Of more points than can be seen, the means over equal parts. A point alone becomes a short dash.
+    """
+    known = np.array(
+        [(t, v) for t, v in zip(times, values, strict=True) if not math.isnan(v)], float
+    ).reshape(-1, 2)
+    step_s = _step_s(times)
+    cuts = np.flatnonzero(np.diff(known[:, 0]) > _gap_s(known[:, 0].tolist())) + 1
+    points: list[tuple[float, float]] = []
+    for run in np.split(known, cuts) if len(known) else []:
+        if len(run) == 1:
+            run = run + np.array([[-step_s / 2, 0], [step_s / 2, 0]])
+        elif len(known) > _MOST_POINTS:
+            parts = max(round(_MOST_POINTS * len(run) / len(known)), 2)
+            run = np.array([part.mean(0) for part in np.array_split(run, min(parts, len(run)))])
+        if points:
+            points.append((float(run[0, 0]), float("nan")))
+        points += [(float(t), float(v)) for t, v in run]
+    return [t for t, _ in points], [v for _, v in points]
+
+
+def spans(times: Sequence[float], has: Sequence[bool]) -> list[tuple[float, float]]:
+    """(begin, length) of the stretches over which a sensor was used without a break.
+
+    An output counts until the next one; where that is long in coming, for the usual time between two.
+    """
+    step_s, gap_s = _step_s(times), _gap_s(times)
+    found: list[tuple[float, float]] = []
     begin: float | None = None
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.1
-    for time_s, used in zip(times, has, strict=True):
-        if used and begin is None:
+    for index, (time_s, used) in enumerate(zip(times, has, strict=True)):
+        if not used:
+            continue
+        if begin is None:
             begin = time_s
-        elif not used and begin is not None:
-            spans.append((begin, time_s - begin))
+        following = times[index + 1] if index + 1 < len(times) else math.inf
+        ends_s = following if following - time_s <= gap_s else time_s + step_s
+        if ends_s < following or not has[index + 1]:
+            found.append((begin, ends_s - begin))
             begin = None
-    if begin is not None:
-        spans.append((begin, times[-1] - begin + step))
-    return spans
+    return found
 
 
 def _draw_timeline(evaluation: Evaluation) -> Any:
@@ -377,7 +417,7 @@ def _draw_timeline(evaluation: Evaluation) -> Any:
     frames = scorer.frames
     times = [f.bag_time_s for f in frames]
     end_s = max(evaluation.results["bag"]["evaluated_s"], 0.1)
-    losses = any(f.loss_without for f in frames)
+    losses = any(scorer.losses(f) for f in frames)
     panels: list[tuple[str, float]] = [("used", 0.35 * len(scorer.sensors) + 0.25)]
     if disturbed is not None:
         panels.append(("outages", 0.35 * len(scorer.sensors) + 0.25))
@@ -407,15 +447,15 @@ def _draw_timeline(evaluation: Evaluation) -> Any:
             _draw_quality(axis, evaluation, times)
         elif panel == "losses":
             for sensor in scorer.sensors:
-                values = [f.loss_without.get(sensor, float("nan")) for f in frames]
+                values = [scorer.losses(f).get(sensor, float("nan")) for f in frames]
                 axis.plot(
-                    *_thin(times, values),
+                    *curve(times, values),
                     color=SENSOR_COLORS[sensor],
                     linewidth=1.3,
                     label=sensor.label,
                 )
             axis.axhline(0, color="#9ca3af", linewidth=0.8)
-            axis.set_ylabel("points")
+            axis.set_ylabel("% of pixels")
             _legend_above(axis, 4)
             of = "pixels right" if scorer.labelled else "pixels that stay as they are"
             _title(axis, f"What losing one sensor would have cost at each moment ({of})")
@@ -448,7 +488,7 @@ def _legend_above(axis: Any, columns: int) -> None:
 def _draw_used(axis: Any, sensors: Subset, times: Sequence[float], used: Sequence[Subset]) -> None:
     for row, sensor in enumerate(sensors):
         axis.broken_barh(
-            _spans(times, [sensor in u for u in used]),
+            spans(times, [sensor in u for u in used]),
             (row - 0.32, 0.64),
             facecolors=SENSOR_COLORS[sensor],
         )
@@ -475,10 +515,10 @@ def _draw_quality(axis: Any, evaluation: Evaluation, times: Sequence[float]) -> 
     frames = scorer.frames
     if scorer.labelled:
         axis.plot(
-            *_thin(times, [f.miou for f in frames]), color=_INK, linewidth=1.2, label="as recorded"
+            *curve(times, [f.miou for f in frames]), color=_INK, linewidth=1.2, label="as recorded"
         )
     axis.plot(
-        *_thin(times, [100 * f.confidence for f in frames]),
+        *curve(times, [100 * f.confidence for f in frames]),
         color="#0d9488",
         linewidth=1.2,
         linestyle="--",
@@ -489,7 +529,7 @@ def _draw_quality(axis: Any, evaluation: Evaluation, times: Sequence[float]) -> 
         values = [f.miou if scorer.labelled else f.agreement for f in rows]
         name = "with outages" if scorer.labelled else "with outages, pixels as without"
         axis.plot(
-            *_thin([f.bag_time_s for f in rows], values), color="#dc2626", linewidth=1.2, label=name
+            *curve([f.bag_time_s for f in rows], values), color="#dc2626", linewidth=1.2, label=name
         )
     axis.set_ylim(0, 103)
     axis.set_ylabel("%")
@@ -511,8 +551,12 @@ def _draw_classes(
         parts = np.array_split(np.arange(len(times)), _MOST_POINTS)
         times = [float(np.mean([times[i] for i in part])) for part in parts]
         shares = np.array([shares[part].mean(0) for part in parts])
+    moments = np.array(times)
+    gaps = np.flatnonzero(np.diff(moments) > _gap_s(times)) + 1
+    moments = np.insert(moments, gaps, (moments[gaps - 1] + moments[gaps]) / 2)
+    shares = np.insert(shares, gaps, np.nan, axis=0)
     axis.stackplot(
-        times,
+        moments,
         *(100 * shares[:, c] for c in shown),
         colors=[np.array(classes.colors[c]) / 255 for c in shown],
         labels=[classes.names[c] for c in shown],

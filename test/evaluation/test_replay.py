@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import cv2
 import made_bag
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ from anyseg_ros.evaluation.evaluate import (
     EvaluationOptions,
     RandomOutages,
     evaluate_recording,
+    frame_rows,
     plain,
     write_tables,
 )
+from anyseg_ros.evaluation.labels import TopicLabels
 from anyseg_ros.evaluation.replay import ReplaySettings, SensorSettings, load_settings
+from anyseg_ros.evaluation.replay_report import curve, headline, spans, write_replay_report
 from anyseg_ros.evaluation.sources import (
     Overrides,
     SourceError,
@@ -27,7 +31,7 @@ from anyseg_ros.evaluation.sources import (
     find_sources,
     parse_extrinsics,
 )
-from anyseg_ros.modalities import RigCalibration, SensorCalibration
+from anyseg_ros.modalities import Letterbox, RigCalibration, SensorCalibration
 from anyseg_ros.modality import MODALITIES, Modality
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
@@ -225,10 +229,14 @@ def test_an_outage_is_noticed_and_recovered_from(recording, engine, tmp_path):
     disturbed = evaluation.outage_replay
     silent = [f for f in disturbed.frames if 1.7 < f.bag_time_s < 2.0]
     assert silent and all(f.used == (DEPTH, EVENT, LIDAR) for f in silent)
+    # Depth sets the pace now, with stamps that the undisturbed run has none of.
+    assert all(0 < f.agreement < 99 for f in silent)
+    assert all(o.labels.base is None for o in disturbed.run.outputs), "a view keeps a whole picture"
     noisy = [f for f in disturbed.frames if 2.36 < f.bag_time_s < 2.5]
     # What was good may be held while it is fresh; noise is never used.
     assert noisy and noisy[-1].used == (CAMERA, EVENT, LIDAR)
     camera, depth = disturbed.reaction_rows()
+    assert camera["agreement_during"] < 99
     assert camera["last_used_after_cut_s"] < 0.3
     assert 0 <= camera["used_again_s"] < 0.2
     assert 0 <= camera["recovered_s"] < 0.3
@@ -238,6 +246,29 @@ def test_an_outage_is_noticed_and_recovered_from(recording, engine, tmp_path):
     assert max(r["longest_gap_s"] for r in rows) < 0.8
     # The undisturbed run beside it is not touched.
     assert evaluation.results["run"] == evaluate(recording, engine).results["run"]
+
+
+def test_the_worst_moment_of_a_run_without_labels_is_the_outage(engine, tmp_path):
+    path = write_bag(tmp_path / "drive", 3.0, labels=False)
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text("outages:\n- {sensor: camera, from_s: 1.0, to_s: 2.0}\n")
+    disturbed = evaluate(path, engine, outages=timetable).outage_replay
+    assert disturbed.worst_against == "undisturbed"
+    worst = max(disturbed.worst_moments(), key=lambda m: m.badness)
+    assert 1.0 < worst.bag_time_s < 2.1 and worst.used == (DEPTH, EVENT, LIDAR)
+    assert worst.other is not None
+
+
+def test_outages_that_cannot_be_brought_about_are_told(recording, engine, tmp_path):
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text(
+        "outages:\n- {sensor: camera, from_s: 100, to_s: 101}\n"
+        "- {sensor: lidar, from_s: 1, to_s: 2}\n"
+    )
+    results, text = remarks(recording, engine, outages=timetable, sensors=(CAMERA, DEPTH))
+    assert results["outages"] is None
+    assert "1 outage of the timetable left out: lidar takes no part in this replay" in text
+    assert "1 outage of the timetable left out: from 100.0 s on, after the replay's end" in text
 
 
 def test_features_are_computed_once_for_all_runs_and_subsets(recording, engine, monkeypatch):
@@ -257,12 +288,58 @@ def test_features_are_computed_once_for_all_runs_and_subsets(recording, engine, 
     assert sum(encoded) < 5 * evaluation.results["run"]["sets"]
 
 
+def test_all_sensors_together_are_always_evaluated(recording, engine):
+    evaluation = evaluate(recording, engine, subsets=((CAMERA, DEPTH, LIDAR),), until_s=1.0)
+    names = [row["subset"] for row in evaluation.results["subsets"]]
+    assert names == ["as recorded", "camera+depth+lidar", "camera+depth+event+lidar"]
+    assert "With all sensors mIoU is" in headline(evaluation)
+
+
+def test_labels_of_a_topic_are_read_along_and_forgotten(tmp_path):
+    path = write_bag(tmp_path / "drive", 15.0, modalities=(CAMERA,))
+    letterbox = Letterbox.fit(128, 64, 128, 64)
+    with Bag([path]) as bag:
+        labels = TopicLabels(bag, made_bag.LABELS)
+        labels.advance(bag.start_ns + NS)
+        assert labels.found < 75, "a short part of a long recording needs few labels"
+        first = labels.at(made_bag.START_NS, letterbox)
+        np.testing.assert_array_equal(first, made_bag.scene(made_bag.START_NS))
+        for second in range(15):
+            labels.advance(bag.start_ns + second * NS)
+            stamp = made_bag.START_NS + second * NS
+            np.testing.assert_array_equal(labels.at(stamp, letterbox), made_bag.scene(stamp))
+        assert labels.at(made_bag.START_NS, letterbox) is None
+        assert labels.found == 150 and not labels.refused
+
+
+def test_sets_without_labels_are_not_mixed_with_those_that_have_some(engine, tmp_path):
+    path = write_bag(tmp_path / "drive", 6.0, labels=False)
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    for index in (3, 4):
+        stamp = made_bag.START_NS + index * NS // 10
+        cv2.imwrite(str(folder / f"{stamp}.png"), made_bag.scene(stamp))
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text("outages:\n- {sensor: camera, from_s: 2.0, to_s: 3.0}\n")
+    evaluation = evaluate(path, engine, labels=folder, every=2, outages=timetable)
+    scorer, disturbed = evaluation.scorer, evaluation.outage_replay
+    assert evaluation.results["run"]["labelled"] == 2
+    assert scorer.worst_by == "miou" and disturbed.worst_against == "labels"
+    moments = [*scorer.worst_moments(), *disturbed.worst_moments()]
+    assert moments and all(m.truth is not None and "mIoU" in m.why for m in moments)
+    # Of the two sets with labels, every second was segmented from the subsets too.
+    stretches = evaluation.results["fragile_stretches"]
+    assert stretches and all(s["sets"] == 1 and s["from_s"] == 0 for s in stretches)
+    told = [row["loss_without_camera"] for row in frame_rows(scorer)]
+    assert sum(not math.isnan(loss) for loss in told) == 1
+    page = write_replay_report(tmp_path, evaluation).read_text()
+    assert "2 of 60 sets have labels" in page
+
+
 def test_labels_from_a_folder(engine, tmp_path):
     path = write_bag(tmp_path / "drive", 1.0, labels=False)
     folder = tmp_path / "labels"
     folder.mkdir()
-    import cv2
-
     for index in range(10):
         stamp = made_bag.START_NS + int(index * 0.1 * 1e9)
         cv2.imwrite(str(folder / f"{stamp}.png"), made_bag.scene(stamp))
@@ -355,8 +432,33 @@ def test_a_bag_recorded_ten_times_too_fast_says_so_and_can_still_be_evaluated(en
     assert "run 10.0 times as fast as the recording" in text
     assert "--clock stamps" in text
     settings = ReplaySettings(clock="stamps")
-    results, _ = remarks(path, engine, settings=settings)
+    results, text = remarks(path, engine, settings=settings)
     assert results["run"]["complete"] >= 25
+    assert "--clock stamps" not in text
+
+
+def test_the_clock_of_the_stamps_is_that_of_outages_and_duration_too(engine, tmp_path):
+    def hurried(time):
+        return made_bag.START_NS + (time - made_bag.START_NS) // 4
+
+    path = write_bag(tmp_path / "drive", 4.0, log_time=hurried)
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text("outages:\n- {sensor: camera, from_s: 1.0, to_s: 2.0}\n")
+    settings = ReplaySettings(clock="stamps")
+    evaluation = evaluate(path, engine, settings=settings, outages=timetable)
+    disturbed = evaluation.outage_replay
+    assert 3.9 < evaluation.results["bag"]["evaluated_s"] < 4.1
+    silent = [f for f in disturbed.frames if 1.7 < f.bag_time_s < 2.0]
+    assert silent and all(CAMERA not in f.used for f in silent)
+    others = [f for f in disturbed.frames if f.bag_time_s < 1.0 or f.bag_time_s > 2.3]
+    assert all(CAMERA in f.used for f in others)
+    (reaction,) = disturbed.reaction_rows()
+    assert 0 <= reaction["used_again_s"] < 0.2
+    rows = disturbed.stretch_rows()
+    assert [r["alive"] for r in rows][1] == rows[1]["used"] == "depth+event+lidar"
+    assert 3.9 < rows[-1]["to_s"] < 4.1
+    short = evaluate(path, engine, settings=settings, until_s=2.0)
+    assert 18 <= short.results["run"]["segmented"] <= 22
 
 
 def test_labels_that_are_far_from_every_set_are_missed_aloud(engine, tmp_path):
@@ -368,6 +470,44 @@ def test_labels_that_are_far_from_every_set_are_missed_aloud(engine, tmp_path):
     path = write_bag(tmp_path / "drive", 0.5, change=elsewhen)
     _, text = remarks(path, engine)
     assert "none of 5 labels" in text
+
+
+def test_labels_of_other_classes_score_nothing(engine, tmp_path):
+    def foreign(topic, message):
+        if topic == made_bag.LABELS:
+            message.data = cv2.imencode(".png", np.full((64, 128), 22, np.uint8))[1]
+        return message
+
+    path = write_bag(tmp_path / "drive", 0.5, change=foreign)
+    evaluation = evaluate(path, engine)
+    text = "\n".join(evaluation.results["remarks"])
+    assert "no class of the model (22)" in text
+    assert "the labels of 5 sets hold no class of the model" in text
+    assert not evaluation.scorer.labelled and "nan" not in headline(evaluation)
+
+
+def jpeg(message):
+    message.format = "jpeg"
+    message.data = cv2.imencode(".jpg", cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED))[1]
+    return message
+
+
+def square(message):
+    message.data = cv2.imencode(".png", np.ones((64, 64), np.uint8))[1]
+    return message
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [(jpeg, "png: JPEG would change class ids"), (square, "the aspect ratio of 128x64")],
+)
+def test_labels_that_would_score_wrongly_are_refused(engine, tmp_path, make, reason):
+    path = write_bag(
+        tmp_path / "drive", 0.5, change=lambda t, m: make(m) if t == made_bag.LABELS else m
+    )
+    results, text = remarks(path, engine, overrides=Overrides(labels=made_bag.LABELS))
+    assert "labels: 5 of 5 refused" in text and reason in text
+    assert results["run"]["labelled"] == 0
 
 
 def test_sensors_can_be_left_out(recording, engine):
@@ -388,3 +528,27 @@ def test_a_lone_sensor_anchors_itself(engine, tmp_path):
         find_rig(bag, find_sources(bag))
     path = write_bag(tmp_path / "known", 1.0, modalities=(Modality.EVENT,), change=lone)
     assert evaluate(path, engine).results["run"]["segmented"] >= 20
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def test_a_blackout_is_not_drawn_over():
+    times = [0.0, 0.1, 0.2, 10.0, 10.1, 10.2]
+    has = [True, True, True, True, False, True]
+    np.testing.assert_allclose(spans(times, has), [(0.0, 0.3), (10.0, 0.1), (10.2, 0.1)])
+    drawn, values = curve(times, [50.0, 50.0, 50.0, 90.0, 90.0, 90.0])
+    assert [math.isnan(v) for v in values] == [False] * 3 + [True] + [False] * 3
+    assert drawn[:3] == times[:3]
+
+
+def test_a_curve_breaks_where_nothing_is_known_and_keeps_lone_points():
+    times = [0.1 * i for i in range(1000)]
+    values = [math.nan if 20 < t < 40 else t for t in times]
+    drawn, shown = curve(times, values)
+    assert len(drawn) < 450 and sum(map(math.isnan, shown)) == 1
+    assert not any(21 < t < 39 for t in drawn)
+    known = [(t, v) for t, v in zip(drawn, shown, strict=True) if not math.isnan(v)]
+    assert all(v == pytest.approx(t) for t, v in known)
+    lone, _ = curve([0.0, 0.1, 0.2, 5.0], [1.0, 1.0, 1.0, 2.0])
+    assert lone[-2:] == pytest.approx([4.95, 5.05])
