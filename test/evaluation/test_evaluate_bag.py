@@ -91,6 +91,23 @@ def test_the_page_says_which_moments_its_rows_are_about(reported, recording, tin
     assert "so all rows are about the same" not in text and "(<code>--every</code>)" in text
 
 
+def test_the_page_explains_its_dashes_units_and_speed(reported):
+    text = " ".join(re.sub(r"<[^>]*>", "", (reported / "index.html").read_text()).split())
+    assert "over the whole recording" in text and "in percent of the labelled pixels" in text
+    assert "A dash under used again or recovered" in text
+    assert "one set of 4 sensors, median" in text
+    for told in re.finditer("sets a second|real time", text):
+        assert "the other combinations of sensors" in text[told.end() : told.end() + 120]
+    assert "classes in the labels" not in text
+
+
+def test_a_list_of_subsets_without_all_sensors_gives_a_report(recording, tiny_model, tmp_path):
+    arguments = ("--subsets", "camera+depth+lidar", "--duration", "0.6", "--threads", "1")
+    model = ("--model", str(tiny_model), "--out", str(tmp_path))
+    assert main([str(recording), *model, *arguments]) == DONE
+    assert "With all sensors mIoU is" in (tmp_path / "drive" / "index.html").read_text()
+
+
 def test_the_page_shows_in_a_real_browser(reported, tmp_path):
     browser = next(
         (b for n in ("chromium", "chromium-browser", "google-chrome") if (b := shutil.which(n))),
