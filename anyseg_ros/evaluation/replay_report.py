@@ -130,8 +130,9 @@ def headline(evaluation: Evaluation) -> str:
             f"{safest.label} ({without[safest]:.1f} %)."
         )
     if not without:
+        alone = "One sensor" if len(scorer.sensors) == 1 else "No combination of fewer sensors"
         return (
-            f"One sensor and no ground truth: what can be told is how sure and how steady the output "
+            f"{alone} and no ground truth: what can be told is how sure and how steady the output "
             f"is. Mean confidence is {100 * results['run']['confidence']:.0f} %, and "
             f"{100 * results['run']['flicker']:.1f} % of the pixels flicker."
         )

@@ -295,6 +295,13 @@ def test_all_sensors_together_are_always_evaluated(recording, engine):
     assert "With all sensors mIoU is" in headline(evaluation)
 
 
+def test_the_headline_says_why_there_is_nothing_to_compare(engine, tmp_path):
+    path = write_bag(tmp_path / "drive", 0.5, labels=False)
+    assert headline(evaluate(path, engine, subsets=())).startswith("No combination of fewer")
+    one = evaluate(path, engine, subsets=(), sensors=(CAMERA,))
+    assert headline(one).startswith("One sensor and no ground truth")
+
+
 def test_labels_of_a_topic_are_read_along_and_forgotten(tmp_path):
     path = write_bag(tmp_path / "drive", 15.0, modalities=(CAMERA,))
     letterbox = Letterbox.fit(128, 64, 128, 64)
