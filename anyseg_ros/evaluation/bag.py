@@ -28,6 +28,8 @@ else:
     from backports import zstd
 
 NS_PER_S = 1_000_000_000
+OUTPUT_MARK = ("written_by", "anyseg-evaluate --write-bag")
+"""Custom data of a bag that the evaluation wrote, key and value."""
 
 _EVENT_PACKET = """std_msgs/Header header
 uint32 height
@@ -79,6 +81,8 @@ def known_types() -> Typestore:
 def find_bags(path: Path) -> list[list[Path]]:
     """The recordings at or under a path; each is a rosbag2 folder, or the files of one recording.
 
+    Bags that the evaluation wrote into a folder are no recordings of it.
+
     Raises:
         BagError: if there is none.
     """
@@ -98,6 +102,8 @@ def find_bags(path: Path) -> list[list[Path]]:
         loose.setdefault(re.sub(r"_\d+$", "", file.stem), []).append(file)
     found = [sorted(files, key=_part_number) for files in loose.values()]
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
+        if is_output(folder):
+            continue
         try:
             found += find_bags(folder)
         except BagError:
@@ -105,6 +111,15 @@ def find_bags(path: Path) -> list[list[Path]]:
     if not found:
         raise BagError(f"{path} holds no recording (metadata.yaml, *.mcap or *.db3)")
     return found
+
+
+def is_output(folder: Path) -> bool:
+    """Whether a folder is a bag that the evaluation wrote, beside a recording perhaps."""
+    try:
+        text = (folder / "metadata.yaml").read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return OUTPUT_MARK[1] in text
 
 
 def _part_number(path: Path) -> int:
@@ -377,4 +392,4 @@ def _repair_sqlite(file: Path, target: Path) -> bool:
     return copied > 0
 
 
-__all__ = ["Bag", "BagError", "BagMessage", "Topic", "bag_name", "find_bags"]
+__all__ = ["Bag", "BagError", "BagMessage", "Topic", "bag_name", "find_bags", "is_output"]

@@ -289,6 +289,13 @@ def _labels(bag: Bag, sources: Sources, options: EvaluationOptions) -> LabelInde
     return None
 
 
+def label_source(sources: Sources, options: EvaluationOptions) -> str | None:
+    """Where the ground truth comes from, in words; ``None`` without any."""
+    if options.labels is not None:
+        return f"folder {options.labels}"
+    return None if sources.labels is None else f"topic {sources.labels}"
+
+
 def _tags_at(bag: Bag, options: EvaluationOptions, time_s: float) -> list[str]:
     tags = [*options.tags]
     if "weather" in bag.tags:
@@ -333,6 +340,8 @@ def _results(
         },
         "remarks": remarks(bag, arrivals, base, scorer, sources, labels, epochs),
         "sensors": _sensor_rows(sources, rig, base, arrivals),
+        "labels": label_source(sources, options),
+        "notes": list(sources.notes),
         "run": {
             "sets": len(frames) + scorer.unusable,
             "segmented": len(frames),

@@ -26,13 +26,14 @@ import yaml
 from anyseg_ros import __version__
 from anyseg_ros.consistency import ConsistencyError, load_profile
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
-from anyseg_ros.evaluation.bag import Bag, BagError, bag_name, find_bags
+from anyseg_ros.evaluation.bag import Bag, BagError, bag_name, find_bags, is_output
 from anyseg_ros.evaluation.evaluate import (
     Evaluation,
     EvaluationOptions,
     Listener,
     RandomOutages,
     evaluate_recording,
+    label_source,
     write_json,
     write_tables,
 )
@@ -355,6 +356,9 @@ def _jobs(parsed: argparse.Namespace) -> tuple[list[Job], list[str]]:
     problems: list[str] = []
     names: set[str] = set()
     for path in parsed.bags:
+        if len(parsed.bags) > 1 and is_output(path):
+            print(f"{path}: written by --write-bag, left out")
+            continue
         try:
             found = find_bags(path)
         except BagError as error:
@@ -401,7 +405,7 @@ def _evaluate_here(
                     options,
                     listeners,
                     progress,
-                    lambda sources, rig: _describe(bag, sources, rig),
+                    lambda sources, rig: _describe(bag, sources, rig, options),
                 )
     except (BagError, SourceError, ExtractError) as error:
         print(f"evaluate_bag: {error}", file=sys.stderr, flush=True)
@@ -459,14 +463,14 @@ def _progress(bag: Bag, options: EvaluationOptions, part: bool) -> Iterator[Any]
         yield lambda time_s: bar.update(min(time_s, total) - bar.n)
 
 
-def _describe(bag: Bag, sources: Sources, rig: Rig) -> None:
+def _describe(bag: Bag, sources: Sources, rig: Rig, options: EvaluationOptions) -> None:
     print(f"{bag.name}: {bag.duration_s:.1f} s, {len(bag.topics)} topics")
     for modality, source in sorted(sources.sensors.items()):
         if modality in rig.missing:
             print(f"  {modality.label:7} {source.topic}  NOT USED: {rig.missing[modality]}")
         else:
             print(f"  {modality.label:7} {source.topic} ({source.kind}); {rig.origin[modality]}")
-    print(f"  labels  {sources.labels or 'no label topic'}")
+    print(f"  labels  {label_source(sources, options) or 'none'}")
     for note in sources.notes:
         print(f"  {note}")
     sys.stdout.flush()

@@ -14,7 +14,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 
 from anyseg_ros.classes import ClassSet
-from anyseg_ros.evaluation.bag import NS_PER_S, Bag, BagError, known_types
+from anyseg_ros.evaluation.bag import NS_PER_S, OUTPUT_MARK, Bag, BagError, known_types
 from anyseg_ros.evaluation.evaluate import Listener
 from anyseg_ros.evaluation.replay import SetResult, Walk
 from anyseg_ros.evaluation.sources import (
@@ -64,6 +64,7 @@ class OutputBagWriter(Listener):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.set_custom_data(*OUTPUT_MARK)
             self._writer.open()
         except (OSError, WriterError) as error:
             raise BagError(f"cannot write {self.path}: {error}; give --write-bag DIR") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +37,21 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
-_LABEL_WORDS = re.compile(r"ground_?truth|label|semantic|segmentation|annotation", re.IGNORECASE)
+DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
+
+_LABEL_RANKS = tuple(
+    re.compile(words, re.IGNORECASE)
+    for words in (r"ground_?truth", r"label|annotation", "semantic")
+)
+"""What ground truth is called, the surest first."""
+_CLASSES_WORDS = re.compile(r"ground_?truth|label|semantic|segmentation|annotation", re.IGNORECASE)
+_NODE_OUTPUTS = frozenset(
+    {
+        "segmentation", "confidence", "overlay", "semantic_points", "pixel_points", "camera_info",
+        "modalities", "label_info",
+    }
+)  # fmt: skip
+"""What the segmentation node publishes below its name."""
 _EVENT_WORDS = re.compile(r"event|dvs", re.IGNORECASE)
 _DEPTH_WORDS = re.compile(r"depth", re.IGNORECASE)
 _NOT_COLOR_WORDS = re.compile(r"infra|thermal|mask|confidence|overlay|debug", re.IGNORECASE)
@@ -136,10 +150,19 @@ def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
                 f"{bag.name} has no topic {name}; it has {', '.join(by_name) or 'none'}"
             )
     notes: list[str] = []
-    labels = overrides.labels or _find_labels(bag, overrides)
+    outputs = _node_outputs(bag.topics)
+    for node, own in sorted(outputs.items()):
+        notes.append(
+            f"{node or '/'} is a segmentation node: its {', '.join(sorted(own))} are neither sensor nor "
+            "ground truth"
+        )
+    not_input = {name for own in outputs.values() for name in own}
+    labels = overrides.labels or _find_labels(bag, overrides, not_input, notes)
     candidates: dict[Modality, list[_Candidate]] = {}
     for topic in bag.topics:
         if topic.name == labels or topic.name in overrides.topics.values() or not topic.messages:
+            continue
+        if topic.name in not_input:
             continue
         candidate = _classify(bag, topic, notes)
         if candidate is not None:
@@ -162,9 +185,14 @@ def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
         raise SourceError(
             f"{bag.name} has no sensor data; name it with --topic SENSOR=TOPIC, one of "
             + ", ".join(f"{t.name} ({t.type})" for t in bag.topics)
+            + "".join(f"; {note}" for note in notes)
         )
     infos = dict(overrides.camera_infos)
-    info_topics = [t.name for t in bag.topics if t.type == CAMERA_INFO and t.messages]
+    info_topics = [
+        t.name
+        for t in bag.topics
+        if t.type == CAMERA_INFO and t.messages and t.name not in not_input
+    ]
     for modality, source in sensors.items():
         if modality not in infos and modality is not Modality.LIDAR:
             found = _nearest_info(bag, source, info_topics, infos.values())
@@ -173,27 +201,57 @@ def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
     return Sources(sensors, infos, labels, tuple(notes))
 
 
-def _find_labels(bag: Bag, overrides: Overrides) -> str | None:
-    taken = set(overrides.topics.values())
+def _node_outputs(topics: Sequence[Topic]) -> dict[str, set[str]]:
+    """Topics of segmentation nodes that were recorded along, by the node's name."""
+    below: dict[str, dict[str, Topic]] = {}
+    for topic in topics:
+        node, _, output = topic.name.rpartition("/")
+        # image_transport puts the codec behind: overlay/compressed.
+        if output not in _NODE_OUTPUTS and node.rpartition("/")[2] in _NODE_OUTPUTS:
+            node, _, output = node.rpartition("/")
+        if output in _NODE_OUTPUTS:
+            below.setdefault(node, {})[topic.name] = topic
+    return {
+        node: set(own)
+        for node, own in below.items()
+        if any(t.name == f"{node}/modalities" and t.type == DIAGNOSTICS for t in own.values())
+        or {f"{node}/segmentation", f"{node}/confidence"} <= own.keys()
+    }
+
+
+def _find_labels(
+    bag: Bag, overrides: Overrides, not_input: Collection[str], notes: list[str]
+) -> str | None:
+    """The topic whose name says most surely that it is ground truth; others of that make are noted."""
+    found: list[tuple[int, str]] = []
     for topic in bag.topics:
-        if topic.name in taken or not topic.messages or not _LABEL_WORDS.search(topic.name):
+        rank = next((r for r, w in enumerate(_LABEL_RANKS) if w.search(topic.name)), None)
+        if rank is None or not topic.messages or topic.name in not_input:
             continue
-        if topic.type == COMPRESSED_IMAGE:
-            first = bag.first(topic.name)
-            if first is not None and "png" in first.format.lower():
-                return topic.name
-        elif topic.type == IMAGE:
-            first = bag.first(topic.name)
-            if first is not None and first.encoding in ("mono8", "8UC1"):
-                return topic.name
-    return None
+        if topic.name in overrides.topics.values() or topic.type not in (COMPRESSED_IMAGE, IMAGE):
+            continue
+        first = bag.first(topic.name)
+        if first is None:
+            notes.append(f"{topic.name}: not one message can be read")
+        elif (
+            "png" in first.format.lower()
+            if topic.type == COMPRESSED_IMAGE
+            else first.encoding in ("mono8", "8UC1")
+        ):
+            found.append((rank, topic.name))
+    names = [name for _, name in sorted(found)]
+    if len(names) > 1:
+        notes.append(
+            f"labels: {names[0]} taken, not {', '.join(names[1:])}; choose with --labels TOPIC"
+        )
+    return names[0] if names else None
 
 
 def _classify(bag: Bag, topic: Topic, notes: list[str]) -> _Candidate | None:
     """Which sensor a topic is, if it is one."""
     if topic.type not in (IMAGE, COMPRESSED_IMAGE, POINT_CLOUD, EVENT_PACKET):
         return None
-    if _LABEL_WORDS.search(topic.name):
+    if _CLASSES_WORDS.search(topic.name):
         return None
     first = bag.first(topic.name)
     if first is None:

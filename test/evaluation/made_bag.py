@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -193,6 +194,7 @@ def write_bag(
     log_time: Callable[[int], int] = lambda t: t,
     stamp: Callable[[int], int] = lambda t: t,
     change: Callable[[str, object], object] = lambda _topic, message: message,
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> Path:
     """Write a bag folder.
 
@@ -200,8 +202,9 @@ def write_bag(
         log_time: from true receipt time to what is recorded; ns.
         stamp: from true stamp to what the header says; ns.
         change: from topic and message to the message that is recorded.
+        more: messages by topic that are recorded besides, at the start.
     """
-    entries = []
+    entries = [(START_NS, topic, message) for topic, message in more.items()]
     if transforms:
         entries.append((START_NS, "/tf_static", tf_message()))
     cameras = {Modality.CAMERA: CAMERA, Modality.DEPTH: DEPTH, Modality.EVENT: EVENT}

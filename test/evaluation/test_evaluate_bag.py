@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from made_bag import write_bag
 
-from anyseg_ros.evaluation.bag import Bag
+from anyseg_ros.evaluation.bag import Bag, find_bags
 from anyseg_ros.evaluation.evaluate_bag import DONE, FAILED, PARTIAL, WRONG_USE, main
 from anyseg_ros.modality import MODALITIES
 
@@ -72,6 +72,7 @@ def test_the_page_is_whole_and_needs_nothing_else(reported):
     assert not re.search(r"url\(\s*['\"]?https?:", text)
     assert "nan" not in re.sub(r"<[^>]*>", " ", text).lower().split()
     assert len(text) < 3_000_000
+    assert "Ground truth: topic /ground_truth/labels" in text
 
 
 def test_the_page_says_which_moments_its_rows_are_about(reported, recording, tiny_model, tmp_path):
@@ -248,6 +249,26 @@ def test_the_output_bag_holds_the_results_on_the_nodes_topics(recording, tiny_mo
     first = (folder / "drive_anyseg" / "drive_anyseg.mcap").read_bytes()
     assert run(tiny_model, tmp_path / "out", recording, *extra, "--fresh") == DONE
     assert (folder / "drive_anyseg" / "drive_anyseg.mcap").read_bytes() == first
+
+
+def test_a_bag_of_results_beside_the_recording_is_not_evaluated(recording, tiny_model, tmp_path):
+    drives = tmp_path / "drives"
+    shutil.copytree(recording, drives / "monday")
+    short = (
+        *QUICK,
+        "--model",
+        str(tiny_model),
+        "--out",
+        str(tmp_path / "out"),
+        "--duration",
+        "0.3",
+    )
+    assert main([str(drives), *short, "--write-bag"]) == DONE
+    assert (drives / "monday_anyseg" / "metadata.yaml").is_file()
+    assert find_bags(drives) == [[drives / "monday"]]
+    both = [str(drives / name) for name in ("monday", "monday_anyseg")]
+    assert main([*both, *short, "--fresh"]) == DONE
+    assert not (tmp_path / "out" / "monday_anyseg").exists()
 
 
 @pytest.mark.parametrize("labels", [True, False])

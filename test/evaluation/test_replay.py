@@ -76,6 +76,40 @@ def test_sensors_and_calibration_are_found_by_type(recording):
         np.testing.assert_allclose(found.translation, transform.translation, atol=1e-9)
 
 
+def test_what_a_node_published_is_neither_ground_truth_nor_sensor(engine, tmp_path):
+    stamp = made_bag.START_NS
+    header = made_bag.header("grid", stamp)
+    mask = made_bag.make(
+        "sensor_msgs/msg/Image", header=header, height=64, width=128, encoding="mono8",
+        is_bigendian=0, step=128, data=made_bag.scene(stamp).ravel(),
+    )  # fmt: skip
+    more = {
+        "/anyseg/segmentation": mask,
+        "/anyseg/modalities": made_bag.make(
+            "diagnostic_msgs/msg/DiagnosticArray", header=header, status=[]
+        ),
+        "/anyseg/pixel_points": made_bag.lidar_message(stamp),
+        "/anyseg/camera_info": made_bag.info_message(made_bag.CAMERA, "grid", stamp),
+        "/anyseg/overlay/compressed": made_bag.camera_message(stamp),
+        "/a/semantic/image": mask,
+        "/b/labels": mask,
+    }
+    path = write_bag(tmp_path / "drive", 0.5, more=more)
+    with Bag([path]) as bag:
+        sources = find_sources(bag)
+        named = find_sources(bag, Overrides(labels="/anyseg/segmentation"))
+    assert {m: s.topic for m, s in sources.sensors.items()} == TOPICS
+    assert sources.labels == made_bag.LABELS
+    assert "/anyseg/camera_info" not in sources.camera_infos.values()
+    assert named.labels == "/anyseg/segmentation"
+    notes = "\n".join(sources.notes)
+    assert "labels: /ground_truth/labels taken, not /b/labels, /a/semantic/image" in notes
+    assert "/anyseg is a segmentation node" in notes
+    results = evaluate(path, engine).results
+    assert results["labels"] == "topic /ground_truth/labels"
+    assert results["notes"] == list(sources.notes)
+
+
 def test_what_is_missing_is_asked_for_by_name(tmp_path):
     path = write_bag(tmp_path / "drive", 0.5, transforms=False)
     with Bag([path]) as bag:
