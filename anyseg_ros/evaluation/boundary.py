@@ -52,6 +52,13 @@ class BoundaryScore:
             outline += np.bincount(image[on_outline], minlength=256)[: self._classes]
             near += np.bincount(image[met], minlength=256)[: self._classes]
 
+    def __iadd__(self, other: BoundaryScore) -> BoundaryScore:
+        self._predicted += other._predicted
+        self._predicted_near += other._predicted_near
+        self._true += other._true
+        self._true_near += other._true_near
+        return self
+
     def f1(self) -> npt.NDArray[np.float64]:
         """F1 of each class, 0..1; NaN for a class without a true outline."""
         with np.errstate(divide="ignore", invalid="ignore"):

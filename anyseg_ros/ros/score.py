@@ -37,7 +37,10 @@ from anyseg_ros.ros.transport import configure_transport
 
 LabelImage = npt.NDArray[np.uint8]
 
-_PENDING = 200
+_PATIENCE_NS = 5_000_000_000
+"""Nanoseconds of stamps for which an output waits for what belongs to it, and labels for their output."""
+_LABELS_AHEAD_NS = 30_000_000_000
+"""Nanoseconds of labels that are kept at most, however far the outputs are behind them."""
 _NO_SUBSET = "unknown"
 
 
@@ -49,15 +52,24 @@ class _Pending:
     confidence: LabelImage | None = None
     sensors: Mapping[str, Mapping[str, str]] | None = None
 
+    def is_whole(self) -> bool:
+        return all(p is not None for p in (self.labels, self.confidence, self.sensors))
+
 
 class ScoreKeeper:
-    """Puts masks, their sensors and labels together by stamp, in whatever order they arrive."""
+    """Puts masks, their sensors and labels together by stamp, in whatever order they arrive.
+
+    An output is scored once all of it and its labels are there, or once newer outputs are well past it,
+    so a run of any length is scored as it goes.
+    """
 
     def __init__(self, classes: ClassSet, tolerance_s: float = 0.03) -> None:
         self._classes = classes
         self._tolerance_ns = round(tolerance_s * 1e9)
         self._waiting: OrderedDict[int, _Pending] = OrderedDict()
         self._truth: OrderedDict[int, LabelImage] = OrderedDict()
+        self._newest_output: int | None = None
+        self._newest_truth: int | None = None
         self._confusion: dict[str, ConfusionMatrix] = {}
         self._calibration: dict[str, Calibration] = {}
         self._boundary: dict[str, BoundaryScore] = {}
@@ -69,27 +81,59 @@ class ScoreKeeper:
     def add_output(self, stamp: int, labels: LabelImage) -> None:
         """Take a mask uint8[H, W]."""
         self._part(stamp).labels = labels
+        self._settle_ripe()
 
     def add_confidence(self, stamp: int, confidence: LabelImage) -> None:
         """Take a confidence image uint8[H, W]."""
         self._part(stamp).confidence = confidence
+        self._settle_ripe()
 
     def add_sensors(self, stamp: int, sensors: Mapping[str, Mapping[str, str]]) -> None:
         """Take what a mask was made from: each sensor's key values."""
         self._part(stamp).sensors = sensors
+        self._settle_ripe()
 
     def add_truth(self, stamp: int, labels: LabelImage) -> None:
         """Take labels uint8[H, W]."""
+        if self._newest_truth is not None and stamp < self._newest_truth - _PATIENCE_NS:
+            self._start_over()
+        self._newest_truth = max(stamp, self._newest_truth or stamp)
         self._truth[stamp] = labels
-        while len(self._truth) > _PENDING:
-            self._truth.popitem(last=False)
+        self._settle_ripe()
 
     def _part(self, stamp: int) -> _Pending:
-        if stamp not in self._waiting:
-            self._waiting[stamp] = _Pending()
-            while len(self._waiting) > _PENDING:
-                self._settle(*self._waiting.popitem(last=False))
-        return self._waiting[stamp]
+        if self._newest_output is not None and stamp < self._newest_output - _PATIENCE_NS:
+            self._start_over()
+        self._newest_output = max(stamp, self._newest_output or stamp)
+        return self._waiting.setdefault(stamp, _Pending())
+
+    def _start_over(self) -> None:
+        """Time jumped back, as where a player loops: what is past has nothing to wait for."""
+        self.finish()
+        self._truth.clear()
+        self._newest_output = self._newest_truth = None
+
+    def _settle_ripe(self) -> None:
+        """Score what is whole or has waited long enough, forget labels that no output can need."""
+        for stamp in [s for s, part in self._waiting.items() if self._is_ripe(s, part)]:
+            self._settle(stamp, self._waiting.pop(stamp))
+        oldest = []
+        if self._newest_output is not None:
+            oldest.append(self._newest_output - _PATIENCE_NS - self._tolerance_ns)
+        if self._newest_truth is not None:
+            oldest.append(self._newest_truth - _LABELS_AHEAD_NS)
+        while self._truth and next(iter(self._truth)) < max(oldest):
+            self._truth.popitem(last=False)
+
+    def _is_ripe(self, stamp: int, part: _Pending) -> bool:
+        if self._newest_output is not None and stamp < self._newest_output - _PATIENCE_NS:
+            return True
+        # Labels come in order: those of another stamp may still be followed by nearer ones.
+        newest = self._newest_truth
+        labelled = stamp in self._truth or (
+            newest is not None and newest >= stamp + self._tolerance_ns
+        )
+        return labelled and part.is_whole()
 
     def finish(self) -> None:
         """Score what still waits for a missing part."""
@@ -111,10 +155,14 @@ class ScoreKeeper:
             one = ConfusionMatrix(len(self._classes))
             one.add(np.where(truth < 255, part.labels, 0).astype(np.uint8), truth)
             row["miou"] = one.miou()
+            # Outlines cost most by far, so they are compared once.
+            outlines = BoundaryScore(len(self._classes))
+            outlines.add(part.labels, truth)
             for name in (subset, "all outputs"):
                 self._confusion.setdefault(name, ConfusionMatrix(len(self._classes))).__iadd__(one)
-                boundary = self._boundary.setdefault(name, BoundaryScore(len(self._classes)))
-                boundary.add(part.labels, truth)
+                self._boundary.setdefault(name, BoundaryScore(len(self._classes))).__iadd__(
+                    outlines
+                )
                 if part.confidence is not None and part.confidence.shape == truth.shape:
                     calibration = self._calibration.setdefault(
                         name, Calibration(len(self._classes))
