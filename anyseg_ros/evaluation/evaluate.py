@@ -50,6 +50,11 @@ from anyseg_ros.pipeline import Segmentation
 
 _SPEED_LIMITS = (0.8, 1.25)
 FRAGILE_STRETCH_S = 2.0
+WRITTEN = (
+    "index.html", "results.json", "timing.json", "frames.csv", "subsets.csv", "classes.csv",
+    "outages.csv", "outage_frames.csv",
+)  # fmt: skip
+"""All files of a report; which of them a run writes depends on its options."""
 
 
 @dataclass(frozen=True)

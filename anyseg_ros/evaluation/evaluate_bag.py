@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import yaml
@@ -28,6 +29,7 @@ from anyseg_ros.consistency import ConsistencyError, load_profile
 from anyseg_ros.engine import Engine, EngineError, ModelError, load_engine
 from anyseg_ros.evaluation.bag import Bag, BagError, bag_name, find_bags, is_output
 from anyseg_ros.evaluation.evaluate import (
+    WRITTEN,
     Evaluation,
     EvaluationOptions,
     Listener,
@@ -54,6 +56,8 @@ from anyseg_ros.resources import ResourceError, find_model
 
 DONE, FAILED, WRONG_USE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 _PROGRESS_MARK = "@progress "
+_OF_ALL_PARTS = frozenset({"bags", "out", "jobs", "fresh", "part", "threads"})
+"""Options that do not change what is found in one recording."""
 
 
 class UsageError(ValueError):
@@ -74,8 +78,7 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_args(given)
+    parsed = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
     try:
         options = _options(parsed)
         jobs, problems = _jobs(parsed)
@@ -89,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
         if len(jobs) == 1 and not problems:
             return _single(jobs[0], model, options, parsed)
-        return _many(jobs, given, model, parsed, len(problems))
+        return _many(jobs, model, parsed, len(problems))
     except (
         UsageError,
         SourceError,
@@ -392,7 +395,12 @@ def _single(job: Job, model: Path, options: EvaluationOptions, parsed: argparse.
 def _evaluate_here(
     job: Job, engine: Engine, options: EvaluationOptions, parsed: argparse.Namespace
 ) -> int:
-    """Evaluate in this process, say what is found, write the report."""
+    """Evaluate in this process, say what is found, write the report.
+
+    Raises:
+        UsageError: if the folder of the report cannot be written.
+    """
+    _prepare(job.out)
     profile = load_profile(find_model(parsed.model), engine.card)
     options = replace(options, settings=replace(options.settings, profile=profile))
     try:
@@ -407,11 +415,14 @@ def _evaluate_here(
                     progress,
                     lambda sources, rig: _describe(bag, sources, rig, options),
                 )
+        write_tables(job.out, evaluation)
+        page = _write_page(job.out, evaluation)
     except (BagError, SourceError, ExtractError) as error:
         print(f"evaluate_bag: {error}", file=sys.stderr, flush=True)
         return FAILED
-    write_tables(job.out, evaluation)
-    page = _write_page(job.out, evaluation)
+    except OSError as error:  # a disk that is full or gone
+        print(f"evaluate_bag: {job.name}: {error}", file=sys.stderr, flush=True)
+        return FAILED
     for remark in evaluation.results["remarks"]:
         print(f"  ! {remark}")
     _print_summary(evaluation)
@@ -419,6 +430,22 @@ def _evaluate_here(
     if not evaluation.scorer.frames:
         return FAILED
     return PARTIAL if evaluation.partial else DONE
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder of a report and clear it of an earlier one, before hours are spent on a new one.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("finished.json", *WRITTEN):
+            (folder / name).unlink(missing_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise UsageError(f"cannot write the report to {folder}: {error}; give --out DIR") from None
 
 
 def _listeners(bag: Bag, job: Job, parsed: argparse.Namespace, engine: Engine) -> list[Listener]:
@@ -506,9 +533,7 @@ def _write_page(folder: Path, evaluation: Evaluation) -> Path | None:
 # --- many recordings --------------------------------------------------------------------------
 
 
-def _many(
-    jobs: Sequence[Job], given: Sequence[str], model: Path, parsed: argparse.Namespace, lost: int
-) -> int:
+def _many(jobs: Sequence[Job], model: Path, parsed: argparse.Namespace, lost: int) -> int:
     """Evaluate each recording in a process of its own, so that none can take the others down."""
     statuses: dict[str, int] = {}
     todo = []
@@ -527,8 +552,7 @@ def _many(
     try:
         with ThreadPoolExecutor(parsed.jobs) as pool:
             runs = {
-                pool.submit(_run_part, job, given, parsed, threads, bar, processes): job
-                for job in todo
+                pool.submit(_run_part, job, parsed, threads, bar, processes): job for job in todo
             }
             try:
                 for run in as_completed(runs):
@@ -600,18 +624,19 @@ class _Bar:
 
 def _run_part(
     job: Job,
-    given: Sequence[str],
     parsed: argparse.Namespace,
     threads: int,
     bar: _Bar,
     processes: list[subprocess.Popen[str]],
 ) -> int:
-    job.out.mkdir(parents=True, exist_ok=True)
-    bags = {str(p) for p in parsed.bags}
-    options = _without(given, bags, {"--out", "--jobs", "--threads"})
+    try:
+        _prepare(job.out)
+    except UsageError as error:
+        print(f"evaluate_bag: {error}", file=sys.stderr, flush=True)
+        return FAILED
     command = [
         *(sys.executable, "-m", "anyseg_ros.evaluation.evaluate_bag", *map(str, job.files)),
-        *options,
+        *_options_of_a_part(parsed),
         *("--part", "--out", str(job.out), "--threads", str(threads)),
     ]
     with (job.out / "log.txt").open("w") as log:
@@ -632,27 +657,28 @@ def _run_part(
     return status
 
 
-def _without(given: Sequence[str], bags: set[str], dropped: set[str]) -> list[str]:
-    """The options as given, less the recordings and some options with their values."""
-    kept: list[str] = []
-    skip = False
-    for word in given:
-        if skip:
-            skip = False
-        elif word in dropped:
-            skip = True
-        elif word not in bags and word.split("=")[0] not in dropped and word != "--fresh":
-            kept.append(word)
-    return kept
+def _options_of_a_part(parsed: argparse.Namespace) -> list[str]:
+    """The command line again, less the recordings and what concerns all of them together."""
+    words: list[str] = []
+    for name, value in vars(parsed).items():
+        if name in _OF_ALL_PARTS or value is None or value is False:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        else:
+            words += [f"{option}={v}" for v in (value if isinstance(value, list) else [value])]
+    return words
 
 
 def _fingerprint(job: Job, model: Path, parsed: argparse.Namespace) -> str:
-    """What the results depend on: recording, model, options, version of this package."""
+    """What the results depend on: recording, model, labels, options, version of this package."""
     digest = hashlib.sha256(__version__.encode())
-    left_out = {"bags", "out", "jobs", "fresh", "part", "threads"}
-    options = {k: str(v) for k, v in sorted(vars(parsed).items()) if k not in left_out}
+    options = {k: str(v) for k, v in sorted(vars(parsed).items()) if k not in _OF_ALL_PARTS}
     digest.update(json.dumps(options).encode())
     read = [p for p in (parsed.outages, parsed.calibration, parsed.params, parsed.tags) if p]
+    if parsed.labels and Path(parsed.labels).is_dir():
+        read.append(Path(parsed.labels))
     for path in [*job.files, model, *read]:
         for file in sorted(
             p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()

@@ -226,6 +226,65 @@ def test_many_recordings_one_of_them_broken_then_again(recording, tiny_model, tm
     assert (out / "monday" / "results.json").stat().st_mtime_ns == before
 
 
+def test_recordings_may_be_named_behind_the_options(recording, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("monday", "tuesday"):
+        shutil.copytree(recording, tmp_path / "drives" / name)
+    options = ["--subsets", "none", "--duration", "0.3", "--tag", "drives", "--tag", "fog"]
+    model = ["--model", str(tiny_model)]
+    assert main([*model, "--out", "out", *options, "./drives/"]) == DONE
+    results = json.loads((tmp_path / "out" / "monday" / "results.json").read_text())
+    assert {t["tag"] for t in results["tags"]} == {"drives", "fog"}
+    assert len(results["subsets"]) == 1
+
+
+def test_done_already_is_only_what_was_done_last_and_with_the_same_labels(
+    tiny_model, tmp_path, capsys
+):
+    path = write_bag(tmp_path / "drive", 0.5, labels=False)
+    labels, out = tmp_path / "labels", tmp_path / "out"
+    labels.mkdir()
+    for index in range(5):
+        stamp = made_bag.START_NS + index * 100_000_000
+        cv2.imwrite(str(labels / f"{stamp}.png"), made_bag.scene(stamp))
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text("outages: [{sensor: camera, from_s: 0.1, to_s: 0.2}]")
+    everything = (path, "--labels", labels, "--outages", timetable)
+
+    def again(*arguments):
+        assert run(tiny_model, out, *arguments) == DONE
+        return "done already" in capsys.readouterr().out
+
+    assert not again(*everything)
+    assert again(*everything)
+    cv2.imwrite(str(labels / f"{made_bag.START_NS}.png"), np.zeros((32, 64), np.uint8))
+    assert not again(*everything), "the labels have changed"
+    assert (out / "drive" / "classes.csv").is_file() and (out / "drive" / "outages.csv").is_file()
+    # Another evaluation takes the place of this one, with all its tables.
+    assert not again(path)
+    left = {p.name for p in (out / "drive").iterdir()}
+    assert not {"classes.csv", "outages.csv", "outage_frames.csv"} & left
+    # One that fails leaves nothing that could be taken for its result.
+    next(path.glob("*.mcap")).write_bytes(b"")
+    assert run(tiny_model, out, path) == FAILED
+    assert not {"finished.json", "results.json"} & {p.name for p in (out / "drive").iterdir()}
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_replay(
+    recording, tiny_model, tmp_path, capsys
+):
+    (tmp_path / "drive").write_text("in the way")
+    assert run(tiny_model, tmp_path, recording) == WRONG_USE
+    told = capsys.readouterr()
+    assert f"cannot write the report to {tmp_path / 'drive'}" in told.err and "--out" in told.err
+    assert "topics" not in told.out
+    # Of many recordings it costs the one.
+    other = tmp_path / "other"
+    shutil.copytree(recording, other)
+    assert run(tiny_model, tmp_path, recording, other, "--duration", "0.3") == FAILED
+    assert (tmp_path / "other" / "index.html").is_file()
+
+
 # --- what comes out besides -------------------------------------------------------------------
 
 
