@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 import shutil
 import sqlite3
@@ -18,8 +19,9 @@ from typing import Any
 
 import lz4.frame
 import yaml
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 if sys.version_info >= (3, 14):
@@ -40,6 +42,10 @@ string encoding
 bool is_bigendian
 uint8[] events
 """
+_STORAGES = (".mcap", ".db3")
+_PACKED = ".zstd"
+_PART_GAP_S = 60.0
+"""Parts of one recording follow each other; files further apart in time are recordings of their own."""
 _MCAP_CHUNK = 0x06
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 # DataEnd and an empty Footer: no summary, readers then scan the file.
@@ -91,16 +97,23 @@ def find_bags(path: Path) -> list[list[Path]]:
     if path.is_file():
         if path.suffix == ".bag":
             raise BagError(f"{path} is a ROS 1 bag; convert it with rosbags-convert first")
-        if path.suffix not in (".mcap", ".db3"):
-            raise BagError(f"{path} is no recording; expected .mcap, .db3 or a rosbag2 folder")
+        if not _is_storage(path):
+            raise BagError(
+                f"{path} is no recording; expected .mcap, .db3, either packed as .zstd, or a rosbag2 "
+                "folder"
+            )
         return [[path]]
     if (path / "metadata.yaml").is_file():
         return [[path]]
     loose: dict[str, list[Path]] = {}
-    for file in sorted([*path.glob("*.mcap"), *path.glob("*.db3")]):
+    for file in _storage_files(path):
         # Parts of one recording are numbered; a recorder that was killed left no metadata.yaml.
-        loose.setdefault(re.sub(r"_\d+$", "", file.stem), []).append(file)
-    found = [sorted(files, key=_part_number) for files in loose.values()]
+        loose.setdefault(re.sub(r"_\d+$", "", _stem(file)), []).append(file)
+    found = [
+        files
+        for parts in loose.values()
+        for files in _apart_in_time(sorted(parts, key=_part_number))
+    ]
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
         if is_output(folder):
             continue
@@ -122,16 +135,159 @@ def is_output(folder: Path) -> bool:
     return OUTPUT_MARK[1] in text
 
 
+def _is_storage(path: Path) -> bool:
+    return path.name.removesuffix(_PACKED).endswith(_STORAGES)
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    """The storage files of a folder; of one that is there packed and not, the one that is not."""
+    files = {p.name: p for p in sorted(folder.iterdir()) if p.is_file() and _is_storage(p)}
+    return [p for name, p in files.items() if name.removesuffix(_PACKED) == name] + [
+        p
+        for name, p in files.items()
+        if name.endswith(_PACKED) and name.removesuffix(_PACKED) not in files
+    ]
+
+
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(_PACKED)).stem
+
+
 def _part_number(path: Path) -> int:
-    number = re.search(r"_(\d+)$", path.stem)
+    number = re.search(r"_(\d+)$", _stem(path))
     return int(number[1]) if number else 0
+
+
+def _apart_in_time(parts: Sequence[Path]) -> list[list[Path]]:
+    """Numbered files, split where they do not follow each other: ``drive_1`` may be another drive."""
+    if len(parts) < 2:
+        return [list(parts)]
+    groups: list[list[Path]] = []
+    end_ns = 0
+    for part in parts:
+        times = _times(part)
+        if not groups or (
+            times is not None and end_ns and abs(times[0] - end_ns) > _PART_GAP_S * NS_PER_S
+        ):
+            groups.append([])
+            end_ns = 0
+        groups[-1].append(part)
+        if times is not None:
+            end_ns = times[1]
+    return groups
+
+
+def _times(file: Path) -> tuple[int, int] | None:
+    """Log times of the first and last message; ``None`` of a file that is empty, damaged or packed."""
+    try:
+        with Reader(file) as reader:
+            return (reader.start_time, reader.end_time) if reader.message_count else None
+    except Exception:  # it is opened again, and then its damage is told
+        return None
 
 
 def bag_name(files: Sequence[Path]) -> str:
     """What to call a recording: its folder, or its file."""
     if files[0].is_dir():
         return files[0].resolve().name
-    return files[0].stem if len(files) == 1 else re.sub(r"_\d+$", "", files[0].stem)
+    return _stem(files[0]) if len(files) == 1 else re.sub(r"_\d+$", "", _stem(files[0]))
+
+
+class _Storages:
+    """Storage files or a rosbag2 folder, read as one.
+
+    rosbags' own reader of several files refuses all where one topic's definition is bad; here that costs
+    the topic.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open.
+
+        Raises:
+            Exception: whatever the storage plugins raise for a file they cannot read.
+        """
+        self.paths = tuple(paths)
+        self._known = known_types()
+        self._stores: dict[tuple[str, str, str], Typestore] = {}
+        self.connections: list[Connection] = []
+        self.undefined: dict[str, str] = {}
+        """Topics of a known type whose definition cannot be used, with the reason."""
+        with ExitStack() as stack:
+            self.readers = [stack.enter_context(Reader(path)) for path in paths]
+            for connection in (c for reader in self.readers for c in reader.connections):
+                try:
+                    self._define(connection)
+                except Exception as error:  # the parser has errors of its own
+                    # Of a type that nobody here knows nothing is lost.
+                    if connection.msgtype in self._known.fielddefs:
+                        self.undefined[connection.topic] = _one_line(error)
+                else:
+                    self.connections.append(connection)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> _Storages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def start_time(self) -> int:
+        """Log time of the first message, ns."""
+        return min(reader.start_time for reader in self.readers)
+
+    @property
+    def end_time(self) -> int:
+        """Just after the last message, ns."""
+        return max(reader.end_time for reader in self.readers)
+
+    @property
+    def message_count(self) -> int:
+        return sum(reader.message_count for reader in self.readers)
+
+    def messages(
+        self, connections: Sequence[Connection]
+    ) -> Iterator[tuple[Connection, int, bytes | memoryview]]:
+        """Connection, log time and data of some connections' messages, in order of log time."""
+        streams = []
+        for reader in self.readers:
+            wanted = [c for c in connections if any(c is own for own in reader.connections)]
+            if wanted:
+                streams.append(reader.messages(wanted))
+        yield from heapq.merge(*streams, key=lambda entry: entry[1])
+
+    def deserialize(self, connection: Connection, data: bytes | memoryview) -> Any:
+        """Raises whatever a damaged message makes the deserialiser raise."""
+        store = self._stores.get(self._key(connection), self._known)
+        return store.deserialize_cdr(data, connection.msgtype)
+
+    @staticmethod
+    def _key(connection: Connection) -> tuple[str, str, str]:
+        return connection.msgtype, connection.digest, connection.msgdef.data
+
+    def _define(self, connection: Connection) -> None:
+        """Learn a connection's type from the definition that the recording carries, if it does."""
+        definition, key = connection.msgdef, self._key(connection)
+        if definition.format == MessageDefinitionFormat.NONE or key in self._stores:
+            return
+        store = get_typestore(Stores.EMPTY)
+        if definition.format == MessageDefinitionFormat.MSG:
+            store.register(get_types_from_msg(definition.data, connection.msgtype))
+        else:
+            # Definitions of all nested types follow one another, each below a head of its own.
+            rule = "=" * 80 + "\n"
+            types = {}
+            for text in definition.data.split(rule):
+                if text.strip():
+                    body = text.split("\n", 1)[1] if text.startswith("IDL: ") else text
+                    types.update(get_types_from_idl(body))
+            store.register(types)
+        have = store.hash_rihs01(connection.msgtype)
+        if connection.digest and have != connection.digest:
+            raise ValueError(
+                f"its definition of {connection.msgtype} has hash {have}, not {connection.digest}"
+            )
+        self._stores[key] = store
 
 
 class Bag:
@@ -195,8 +351,7 @@ class Bag:
         """
         reader = self._reader
         if apart:
-            reader = AnyReader(self._reader.paths, default_typestore=known_types())
-            self._stack.enter_context(reader)
+            reader = self._stack.enter_context(_Storages(self._reader.paths))
         connections = [c for c in reader.connections if c.topic in topics]
         if not connections:
             return
@@ -204,7 +359,7 @@ class Bag:
         try:
             for connection, log_time, data in reader.messages(connections):
                 last_s = (log_time - self.start_ns) / NS_PER_S
-                decode = partial(reader.deserialize, data, connection.msgtype)
+                decode = partial(reader.deserialize, connection, data)
                 yield BagMessage(connection.topic, log_time, decode)
         except GeneratorExit:
             raise
@@ -224,23 +379,31 @@ class Bag:
         if line not in self.damage:
             self.damage.append(line)
 
-    def _open(self) -> AnyReader:
-        types = known_types()
-        try:
-            return self._stack.enter_context(AnyReader(self.files, default_typestore=types))
-        except Exception as error:
-            reason = _one_line(error)
-        repaired = self._repair()
-        if repaired:
+    def _open(self) -> _Storages:
+        self._copies = Path(self._stack.enter_context(TemporaryDirectory(prefix="anyseg-bag-")))
+        paths = list(self.files)
+        reason = ""
+        if not any(p.name.endswith(_PACKED) for p in paths):
             try:
-                reader = self._stack.enter_context(AnyReader(repaired, default_typestore=types))
+                return self._enter(paths)
             except Exception as error:
-                raise BagError(f"{self.files[0]} cannot be read: {_one_line(error)}") from None
-            self.damage.insert(0, f"damaged, read as far as it goes: {reason}")
-            if not reader.is2:
-                raise BagError(f"{self.files[0]} is a ROS 1 bag; convert it with rosbags-convert")
-            return reader
-        raise BagError(f"{self.files[0]} cannot be read: {reason}")
+                reason = _one_line(error)
+        stand_ins = self._repair()
+        if not stand_ins:
+            raise BagError(f"{self.files[0]} cannot be read: {'; '.join(self.damage) or reason}")
+        try:
+            storages = self._enter(stand_ins)
+        except Exception as error:
+            raise BagError(f"{self.files[0]} cannot be read: {_one_line(error)}") from None
+        if reason and not self.damage:
+            self._note(f"damaged, read as far as it goes: {reason}")
+        return storages
+
+    def _enter(self, paths: Sequence[Path]) -> _Storages:
+        storages = self._stack.enter_context(_Storages(paths))
+        for topic, reason in storages.undefined.items():
+            self._note(f"{topic} cannot be read: {reason}")
+        return storages
 
     def _read_tags(self) -> dict[str, str]:
         """``custom_data`` of the bag's metadata, e.g. ``weather: fog``."""
@@ -252,45 +415,117 @@ class Bag:
         return found
 
     def _repair(self) -> list[Path]:
-        """Copies of the files, cut behind the last whole record; empty if there is nothing in them."""
-        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="anyseg-bag-")))
+        """Stand-ins for the files, each readable; empty if there is nothing in them."""
         source = self.files[0]
         if source.is_file():
-            return [p for p in (_repaired(file, folder) for file in self.files) if p is not None]
+            return self._stand_ins(self.files)
         try:
             metadata = yaml.safe_load((source / "metadata.yaml").read_text())
             information = metadata["rosbag2_bagfile_information"]
             names = [Path(p).name for p in information["relative_file_paths"]]
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-            files = sorted([*source.glob("*.mcap"), *source.glob("*.db3")], key=_part_number)
-            return [p for p in (_repaired(file, folder) for file in files) if p is not None]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+            self._note(
+                f"metadata.yaml is damaged, the files are read without it: {_one_line(error)}"
+            )
+            return self._stand_ins(sorted(_storage_files(source), key=_part_number))
         if missing := [name for name in names if not (source / name).exists()]:
             self._note(f"missing: {', '.join(missing)}")
-        kept = [
-            name for name in names if (source / name).exists() and _repaired(source / name, folder)
-        ]
+        kept = self._stand_ins([source / n for n in names if (source / n).exists()])
         if not kept:
             return []
-        information["relative_file_paths"] = kept
-        (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata))
-        return [folder]
+        information["relative_file_paths"] = [path.name for path in kept]
+        if str(information.get("compression_mode", "")).lower() == "file":
+            information["compression_mode"] = information["compression_format"] = ""
+        (self._copies / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+        return [self._copies]
+
+    def _stand_ins(self, files: Sequence[Path]) -> list[Path]:
+        """Links to the files that are whole, copies of what can be saved of the others."""
+        found = []
+        for file in files:
+            try:
+                stand_in = self._stand_in(file)
+            except (OSError, sqlite3.Error, zstd.ZstdError) as error:
+                self._note(f"{file.name} is left out, it cannot be copied: {_one_line(error)}")
+                target = self._copies / file.name.removesuffix(_PACKED)
+                for half in (target, target.with_suffix(".whole"), self._unpacked(target.name)):
+                    half.unlink(missing_ok=True)
+                continue
+            if stand_in is not None:
+                found.append(stand_in)
+        return found
+
+    def _unpacked(self, name: str) -> Path:
+        return self._copies / "unpacked" / name
+
+    def _stand_in(self, file: Path) -> Path | None:
+        target = self._copies / file.name.removesuffix(_PACKED)
+        cut = ""
+        if file.name.endswith(_PACKED):
+            unpacked = self._unpacked(target.name)
+            unpacked.parent.mkdir(exist_ok=True)
+            cut = _unpack(file, unpacked)
+        else:
+            unpacked = file.resolve()
+        reason = cut or _damage(unpacked)
+        if not reason:
+            target.symlink_to(unpacked)
+            return target
+        repair = _repair_mcap if target.suffix == ".mcap" else _repair_sqlite
+        saved = repair(unpacked, target)
+        if unpacked != file.resolve():
+            unpacked.unlink()
+        if not saved:
+            self._note(f"{file.name} is damaged, nothing in it can be read: {reason}")
+            return None
+        self._note(f"{file.name} is damaged, read as far as it goes: {reason}")
+        return target
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _repaired(file: Path, folder: Path) -> Path | None:
-    """A readable copy of a storage file, or ``None`` if nothing in it can be saved."""
-    target = folder / file.name
+def _unpack(file: Path, target: Path) -> str:
+    """Unpack a zstd file as far as it goes; returns what is wrong with it, or nothing.
+
+    Raises:
+        OSError: if it cannot be read, or the copy not written.
+    """
+    with file.open("rb") as packed, target.open("wb") as out:
+        unpacker = zstd.ZstdDecompressor()
+        while block := packed.read(1 << 20):
+            while block:
+                if unpacker.eof:
+                    unpacker = zstd.ZstdDecompressor()
+                try:
+                    out.write(unpacker.decompress(block))
+                except zstd.ZstdError as error:
+                    return _one_line(error)
+                block = unpacker.unused_data if unpacker.eof else b""
+    return "" if unpacker.eof else "it ends in the middle"
+
+
+def _damage(file: Path) -> str:
+    """What is wrong with a storage file, or nothing."""
     try:
-        if file.suffix == ".mcap":
-            return target if _repair_mcap(file, target) else None
-        if file.suffix == ".db3":
-            return target if _repair_sqlite(file, target) else None
-    except (OSError, sqlite3.Error):
-        return None
-    return None
+        if file.suffix == ".db3" and file.stat().st_size < _sqlite_length(file):
+            return "it is shorter than its header says"
+        with Reader(file):
+            return ""
+    except Exception as error:  # every storage plugin has errors of its own
+        return _one_line(error)
+
+
+def _sqlite_length(file: Path) -> int:
+    """How long a database is by its own account, bytes (https://sqlite.org/fileformat.html)."""
+    with file.open("rb") as opened:
+        head = opened.read(100)
+    if len(head) < 100:
+        return 100
+    (page_size,) = struct.unpack(">H", head[16:18])
+    (pages,) = struct.unpack(">I", head[28:32])
+    return int(pages * (page_size if page_size > 1 else 65536))
 
 
 def _repair_mcap(file: Path, target: Path) -> bool:
@@ -358,13 +593,10 @@ def _repair_sqlite(file: Path, target: Path) -> bool:
     """Copy a database row by row until the first that cannot be read."""
     whole = target.with_suffix(".whole")
     shutil.copyfile(file, whole)
-    head = whole.open("rb").read(100)
-    if len(head) < 100:
+    if whole.stat().st_size < 100:
         return False
-    # SQLite opens no file that is shorter than its header says (https://sqlite.org/fileformat.html).
-    (page_size,) = struct.unpack(">H", head[16:18])
-    (pages,) = struct.unpack(">I", head[28:32])
-    length = pages * (page_size if page_size > 1 else 65536)
+    # SQLite opens no file that is shorter than its header says.
+    length = _sqlite_length(whole)
     if whole.stat().st_size < length:
         with whole.open("r+b") as padded:
             padded.truncate(length)

@@ -2,14 +2,18 @@
 
 import json
 import math
+import resource
+import shutil
+import sys
 from dataclasses import replace
 
 import cv2
 import made_bag
 import numpy as np
 import pytest
+import yaml
 from made_bag import TOPICS, write_bag
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from anyseg_ros.engine import load_engine
 from anyseg_ros.evaluation.bag import Bag, find_bags
@@ -33,6 +37,11 @@ from anyseg_ros.evaluation.sources import (
 )
 from anyseg_ros.modalities import Letterbox, RigCalibration, SensorCalibration
 from anyseg_ros.modality import MODALITIES, Modality
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 CAMERA, DEPTH, EVENT, LIDAR = MODALITIES
 NS = 1_000_000_000
@@ -410,6 +419,137 @@ def test_a_truncated_bag_is_evaluated_as_far_as_it_goes(engine, tmp_path, storag
     results, text = remarks(path, engine)
     assert "damaged" in text
     assert 3 <= results["run"]["segmented"] < 30
+
+
+def parts_of(tmp_path, durations=(2.0, 0.5, 0.5), gap_s=0.0):
+    """Folder of ``r_0.mcap`` and so on, as a recorder leaves it that is killed; without metadata."""
+    folder, begin_s = tmp_path / "parts", 0.0
+    folder.mkdir(parents=True)
+    for number, duration_s in enumerate(durations):
+
+        def later(time, by_s=begin_s):
+            return time + int(by_s * NS)
+
+        path = write_bag(tmp_path / f"r{number}", duration_s, log_time=later, stamp=later)
+        next(path.glob("*.mcap")).rename(folder / f"r_{number}.mcap")
+        begin_s += duration_s + gap_s
+    return folder
+
+
+def cut_off(file, share=0.8):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+
+
+def pack(file):
+    file.with_name(f"{file.name}.zstd").write_bytes(zstd.compress(file.read_bytes()))
+    file.unlink()
+
+
+def count(bag, topic=TOPICS[CAMERA]):
+    return sum(1 for _ in bag.messages([topic]))
+
+
+def test_only_damaged_parts_are_copied_and_each_that_is_lost_is_named(tmp_path):
+    folder = parts_of(tmp_path)
+    cut_off(folder / "r_1.mcap", 0.5)
+    (folder / "r_2.mcap").write_bytes(b"not at all")
+    whole = (folder / "r_0.mcap").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a disk on which the whole part has no room.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole // 2, limits[1]))
+    try:
+        with Bag(find_bags(folder)[0]) as bag:
+            assert 20 < count(bag) < 25
+            told = "\n".join(bag.damage)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "r_0" not in told
+    assert "r_1.mcap is damaged, read as far as it goes: " in told
+    assert "r_2.mcap is damaged, nothing in it can be read: " in told
+
+    cut_off(folder / "r_0.mcap", 0.9)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole // 2, limits[1]))
+    try:
+        with Bag(find_bags(folder)[0]) as bag:
+            assert 0 < count(bag) < 5
+            assert any("r_0.mcap is left out, it cannot be copied: " in line for line in bag.damage)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_packed_parts_of_a_killed_recorder_are_read(tmp_path):
+    folder = parts_of(tmp_path, (0.5, 1.5, 0.5))
+    for number in (0, 1):
+        pack(folder / f"r_{number}.mcap")
+    (files,) = find_bags(folder)
+    assert [f.name for f in files] == ["r_0.mcap.zstd", "r_1.mcap.zstd", "r_2.mcap"]
+    with Bag(files) as bag:
+        assert bag.name == "r" and not bag.damage
+        assert count(bag) == 25
+    with Bag(find_bags(folder / "r_0.mcap.zstd")[0]) as bag:
+        assert bag.name == "r_0" and count(bag) == 5
+    cut_off(folder / "r_1.mcap.zstd")
+    with Bag(files) as bag:
+        assert 10 < count(bag) < 25
+        (told,) = bag.damage
+        assert told.startswith("r_1.mcap.zstd is damaged, read as far as it goes")
+    # The recorder was killed while it packed: the part is there twice.
+    (folder / "r_2.mcap.zstd").write_bytes(b"half")
+    assert find_bags(folder) == [files]
+
+
+def test_a_packed_recording_with_a_damaged_part_keeps_the_others(tmp_path):
+    folder = parts_of(tmp_path, (0.5, 0.5))
+    shutil.copy(tmp_path / "r0" / "metadata.yaml", folder)
+    for file in sorted(folder.glob("*.mcap")):
+        pack(file)
+    cut_off(folder / "r_1.mcap.zstd", 0.5)
+    metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
+    metadata["rosbag2_bagfile_information"] |= {
+        "relative_file_paths": ["r_0.mcap.zstd", "r_1.mcap.zstd"],
+        "compression_mode": "FILE",
+        "compression_format": "zstd",
+    }
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    with Bag(find_bags(folder)[0]) as bag:
+        assert 5 <= count(bag) < 10
+        assert bag.damage and all("r_1.mcap.zstd" in line for line in bag.damage)
+
+
+def test_numbered_drives_are_not_one_recording(tmp_path):
+    folder = parts_of(tmp_path, (0.3, 0.3, 0.3))
+    assert len(find_bags(folder)) == 1
+    shutil.rmtree(folder)
+    folder = parts_of(tmp_path / "apart", (0.3, 0.3, 0.3), gap_s=3600.0)
+    assert find_bags(folder) == [[folder / f"r_{n}.mcap"] for n in range(3)]
+    pack(folder / "r_1.mcap")  # its times are not known before it is unpacked
+    assert [len(files) for files in find_bags(folder)] == [2, 1]
+
+
+def test_a_bad_definition_costs_its_topic(tmp_path):
+    folder = parts_of(tmp_path, (0.5,))
+
+    def odd(name, *connections):
+        with Writer(tmp_path / name, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            for topic, kind, definition in connections:
+                connection = writer.add_connection(
+                    topic, kind, msgdef=definition, rihs01="RIHS01_" + "0" * 64
+                )
+                writer.write(connection, made_bag.START_NS + NS // 2, bytes(8))
+        return tmp_path / name
+
+    image, nonsense = ("/other/image", "sensor_msgs/msg/Image"), "this is ! no definition"
+    path = odd("r1", ("/odd", "my_msgs/msg/Odd", nonsense), (*image, nonsense))
+    next(path.glob("*.mcap")).rename(folder / "r_1.mcap")
+    with Bag(find_bags(folder)[0]) as bag:
+        assert count(bag) == 5
+        assert find_sources(bag).sensors[CAMERA].topic == TOPICS[CAMERA]
+        (told,) = bag.damage
+        assert told.startswith("/other/image cannot be read: ")
+    with Bag([odd("r2", (*image, "uint8 another"))]) as bag:
+        (told,) = bag.damage
+        assert "its definition of sensor_msgs/msg/Image has hash RIHS01_" in told
 
 
 def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
