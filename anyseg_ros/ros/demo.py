@@ -158,7 +158,7 @@ def run_demo(options: argparse.Namespace) -> int:
     # Drawing needs matplotlib, which takes a second to load: not before it is wanted.
     from anyseg_ros.evaluation.report import write_outage_report
 
-    moments = _moments(recorder, run, rig, card, begin_ns, options.rate)
+    moments = _moments(recorder, run, sensors, rig, card, begin_ns)
     page = write_outage_report(
         options.out, run, scores, reacted, moments, card.classes, _facts(card, engine_name, run)
     )
@@ -172,12 +172,23 @@ def _sensor_parameters(params_path: Path) -> dict[Modality, dict[str, Any]]:
         document = yaml.safe_load(params_path.read_text())
         (section,) = document.values()
         parameters = section["ros__parameters"]
-        return {m: dict(parameters[m.label]) for m in MODALITIES if m.label in parameters}
+        sensors = {m: dict(parameters[m.label]) for m in MODALITIES if m.label in parameters}
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DemoError(
             f"{params_path}: expected one node section with ros__parameters and a block a sensor "
             f"({error})"
         ) from None
+    from anyseg_ros.ros.inputs import DECODERS
+    from anyseg_ros.ros.parameters import SENSOR_TYPES
+
+    for modality, block in sensors.items():
+        block.setdefault("type", SENSOR_TYPES[modality][0])
+        if (modality, block["type"]) not in DECODERS:
+            kinds = ", ".join(kind for m, kind in DECODERS if m is modality)
+            raise DemoError(
+                f"{params_path}: {modality.label}.type is {block['type']!r}; the demo reads {kinds}"
+            )
+    return sensors
 
 
 def _record(
@@ -194,8 +205,8 @@ def _record(
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rosbags.highlevel import AnyReader
-    from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
+    from anyseg_ros.ros.inputs import DECODERS
     from anyseg_ros.ros.recorder import Recorder
 
     try:
@@ -204,16 +215,7 @@ def _record(
     except Exception as error:  # rosbags has an error a storage format
         raise DemoError(f"cannot read the bag {bag}: {error}") from None
 
-    kinds = {
-        "image": Image,
-        "compressed": CompressedImage,
-        "compressed_depth": CompressedImage,
-        "points": PointCloud2,
-    }
-    topics = {
-        m: (str(p["topic"]), kinds[p.get("type", "points" if m is Modality.LIDAR else "image")])
-        for m, p in sensors.items()
-    }
+    topics = {m: (str(p["topic"]), DECODERS[m, p["type"]][0]) for m, p in sensors.items()}
     rclpy.init(args=[])
     listener = rclpy.create_node("demo_recorder")
     recorder = Recorder(listener, topics)
@@ -358,7 +360,12 @@ def _outage_run(
 
 
 def _moments(
-    recorder: Any, run: OutageRun, rig: RigCalibration, card: ModelCard, begin_ns: int, rate: float
+    recorder: Any,
+    run: OutageRun,
+    sensors: Mapping[Modality, Mapping[str, Any]],
+    rig: RigCalibration,
+    card: ModelCard,
+    begin_ns: int,
 ) -> list[Any]:
     """One moment near the end of each stretch, as pictures."""
     from anyseg_ros.evaluation.report import Moment
@@ -383,37 +390,34 @@ def _moments(
         pictures: dict[Modality, Any] = dict.fromkeys(run.sensors)
         # What the file does not place is left blank: where it sits only the node has learnt, from TF.
         for modality in [m for m in output.used if m in builders]:
+            kind = sensors[modality]["type"]
             pictures[modality] = _picture(
-                modality, recorder.inputs[modality], builders[modality], stamp_ns
+                modality, kind, recorder.inputs[modality], builders[modality], stamp_ns
             )
         truth = nearest_ground_truth(run.ground_truth, output.stamp_s, 0.06)
         moments.append(Moment(output.stamp_s, pictures, output.used, output.labels, truth))
     return moments
 
 
-def _picture(modality: Modality, receipts: Sequence[Any], builder: Any, stamp_ns: int) -> Any:
-    """The modality image of what a sensor last sent before a stamp."""
+def _picture(
+    modality: Modality, kind: str, receipts: Sequence[Any], builder: Any, stamp_ns: int
+) -> Any:
+    """The modality image of what a sensor last sent before a stamp, as its type says."""
     from rclpy.serialization import deserialize_message
-    from sensor_msgs.msg import CompressedImage, PointCloud2
 
-    from anyseg_ros.ros import messages
+    from anyseg_ros.ros.inputs import DECODERS, WINDOWED_TYPES
 
-    decode = {
-        Modality.CAMERA: (CompressedImage, messages.decode_compressed_image),
-        Modality.DEPTH: (CompressedImage, messages.decode_compressed_depth),
-        Modality.EVENT: (PointCloud2, messages.decode_event_cloud),
-        Modality.LIDAR: (PointCloud2, messages.decode_lidar),
-    }
-    kind, decoder = decode[modality]
+    message_class, decoder = DECODERS[modality, kind]
+    windowed = modality is Modality.EVENT and kind in WINDOWED_TYPES
     # A little after the stamp is as near as a little before.
     recent = [r for r in receipts if r.stamp_ns <= stamp_ns + 30_000_000]
-    wanted = recent[-6:] if modality is Modality.EVENT else recent[-1:]
+    wanted = recent[-6:] if windowed else recent[-1:]
     try:
-        data = [decoder(deserialize_message(r.serialized, kind)) for r in wanted]
+        data = [decoder(deserialize_message(r.serialized, message_class)) for r in wanted]
         if not data:
             return None
         return builder.build(
-            join_packets(data) if modality is Modality.EVENT else data[0],  # type: ignore[arg-type]
+            join_packets(data) if windowed else data[0],  # type: ignore[arg-type]
             stamp_ns,
         )
     except (ModalityError, ValueError):

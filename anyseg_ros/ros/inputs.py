@@ -28,7 +28,7 @@ from anyseg_ros.ros.parameters import ParameterError, SensorParameters
 from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
 
-_DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
+DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
     (Modality.CAMERA, "image"): (Image, messages.decode_image),
     (Modality.CAMERA, "compressed"): (CompressedImage, messages.decode_compressed_image),
     (Modality.DEPTH, "image"): (Image, messages.decode_depth_image),
@@ -37,6 +37,7 @@ _DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] 
     (Modality.EVENT, "image"): (Image, messages.decode_image),
     (Modality.LIDAR, "points"): (PointCloud2, messages.decode_lidar),
 }
+"""Message class and decoder of each kind of topic whose messages can be read one by one."""
 
 WINDOWED_TYPES = ("points", "packets")
 """Kinds of event messages that hold the events of a stretch of time, not a picture."""
@@ -97,7 +98,7 @@ def _message_and_decoder(
     """
     if (modality, parameters.type) == (Modality.EVENT, "packets"):
         return event_packet_class(), EventPacketDecoder()
-    message_class, decode = _DECODERS[modality, parameters.type]
+    message_class, decode = DECODERS[modality, parameters.type]
     if modality is Modality.LIDAR:
         decode = partial(messages.decode_lidar, intensity_max=parameters.intensity_max)
     return message_class, decode
