@@ -267,6 +267,12 @@ def _bytes_of(message: Any) -> npt.NDArray[np.uint8]:
     return np.frombuffer(memoryview(message.data), np.uint8)
 
 
+def compressed_size(message: Any) -> tuple[int, int] | None:
+    """Width and height of a ``sensor_msgs/CompressedImage``, by its header; ``None`` if it tells none."""
+    depth = "compresseddepth" in message.format.lower()
+    return _encoded_size(_bytes_of(message)[12 if depth else 0 :])
+
+
 def decode_compressed_image(message: Any) -> CameraFrame:
     """``sensor_msgs/CompressedImage`` (JPEG or PNG) to RGB.
 

@@ -87,6 +87,8 @@ class EvaluationOptions:
     timed_tags: tuple[tuple[float, float, str], ...] = ()
     """(from, to, tag) in seconds of bag time."""
     until_s: float | None = None
+    notes: tuple[str, ...] = ()
+    """What else the reader of the results should know about these options."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,7 @@ def _results(
         "remarks": remarks(bag, arrivals, base, scorer, sources, labels, epochs),
         "sensors": _sensor_rows(sources, rig, base, arrivals),
         "labels": label_source(sources, options),
-        "notes": list(sources.notes),
+        "notes": [*sources.notes, *options.notes],
         "run": {
             "sets": len(frames) + scorer.unusable,
             "segmented": len(frames),

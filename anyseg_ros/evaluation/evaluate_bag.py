@@ -42,7 +42,7 @@ from anyseg_ros.evaluation.evaluate import (
 from anyseg_ros.evaluation.extract import DataSetWriter, ExtractError
 from anyseg_ros.evaluation.outages import OutageError, load_outages
 from anyseg_ros.evaluation.output_bag import OutputBagWriter
-from anyseg_ros.evaluation.replay import ReplaySettings, load_settings
+from anyseg_ros.evaluation.replay import ReplaySettings, load_settings, unread_parameters
 from anyseg_ros.evaluation.sources import (
     Overrides,
     Rig,
@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         "--params",
         type=Path,
         metavar="FILE",
-        help="a node's parameter file: timeouts, tolerances, priority",
+        help="a node's parameter file: timeouts, tolerances, health, priority; nothing else of it",
     )
     group.add_argument(
         "--clock",
@@ -290,6 +290,7 @@ def _options(parsed: argparse.Namespace) -> EvaluationOptions:
     except ValueError as error:
         raise UsageError(str(error)) from None
     settings = load_settings(parsed.params) if parsed.params else ReplaySettings()
+    unread = unread_parameters(parsed.params) if parsed.params else None
     if parsed.outages:
         load_outages(parsed.outages)  # a wrong timetable is told before the replay
     return EvaluationOptions(
@@ -312,6 +313,7 @@ def _options(parsed: argparse.Namespace) -> EvaluationOptions:
         tags=tuple(parsed.tag),
         timed_tags=_timed_tags(parsed.tags),
         until_s=parsed.duration,
+        notes=(unread,) if unread else (),
     )
 
 
@@ -498,7 +500,7 @@ def _describe(bag: Bag, sources: Sources, rig: Rig, options: EvaluationOptions) 
         else:
             print(f"  {modality.label:7} {source.topic} ({source.kind}); {rig.origin[modality]}")
     print(f"  labels  {label_source(sources, options) or 'none'}")
-    for note in sources.notes:
+    for note in (*sources.notes, *options.notes):
         print(f"  {note}")
     sys.stdout.flush()
 

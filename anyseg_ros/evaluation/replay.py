@@ -64,19 +64,73 @@ class ReplaySettings:
     """the model's usual disagreements"""
 
 
+_OPTIONS_OF_SENSORS = {
+    "topic": "--topic",
+    "camera_info_topic": "--camera-info",
+    "extrinsics": "--extrinsics",
+    "rectified": "--rectified",
+    "registered": "--depth-registered",
+}
+_OPTIONS = {
+    "model": "--model",
+    "engine": "--engine",
+    "threads": "--threads",
+    "calibration_file": "--calibration",
+    "latency_budget": "",
+}
+"""What the evaluation takes from its own options, or, where there is none, does not have."""
+
+
+def _read_parameters(path: Path) -> dict[str, Any]:
+    """All parameters of a file, those of ``camera.timeout`` in the section ``camera``."""
+    found: dict[str, Any] = {}
+    try:
+        document = yaml.safe_load(path.read_text())
+        for node in document.values():
+            for name, value in node["ros__parameters"].items():
+                section, dot, key = str(name).partition(".")
+                if dot:
+                    value = {key: value}
+                if isinstance(value, dict) and isinstance(found.get(section), dict):
+                    found[section] |= value
+                else:
+                    found[section] = value
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as e:
+        raise SourceError(f"{path}: expected a node section with ros__parameters ({e})") from None
+    return found
+
+
+def unread_parameters(path: Path) -> str | None:
+    """What a node's parameter file says that the evaluation does not take from it, in words.
+
+    Raises:
+        SourceError: as :func:`load_settings`.
+    """
+    parameters = _read_parameters(path)
+    unread = [(name, option) for name, option in _OPTIONS.items() if parameters.get(name)]
+    for modality in MODALITIES:
+        block = parameters.get(modality.label)
+        if isinstance(block, dict):
+            label = modality.label
+            unread += [(f"{label}.{k}", o) for k, o in _OPTIONS_OF_SENSORS.items() if block.get(k)]
+            if block.get("enabled") is False:
+                unread.append((f"{label}.enabled", "--sensors"))
+    if not unread:
+        return None
+    options = ", ".join(dict.fromkeys(option for _, option in unread if option))
+    return (
+        f"{path.name}: {', '.join(name for name, _ in unread)} not read, only what concerns timing, "
+        f"health and priority" + (f"; say it with {options}" if options else "")
+    )
+
+
 def load_settings(path: Path) -> ReplaySettings:
-    """The timing and health parameters of a node's parameter file.
+    """The timing and health parameters of a node's parameter file, nested or dotted.
 
     Raises:
         SourceError: if the file cannot be read, or has no ``ros__parameters``.
     """
-    try:
-        document = yaml.safe_load(path.read_text())
-        parameters: dict[str, Any] = {}
-        for section in document.values():
-            parameters |= section["ros__parameters"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as e:
-        raise SourceError(f"{path}: expected a node section with ros__parameters ({e})") from None
+    parameters = _read_parameters(path)
     names = {
         "timeout": "timeout_s",
         "tolerance": "tolerance_s",

@@ -12,6 +12,7 @@ import numpy as np
 from anyseg_ros.decoding import (
     EventPacketDecoder,
     MessageError,
+    compressed_size,
     decode_camera_info,
     decode_compressed_depth,
     decode_compressed_image,
@@ -149,6 +150,16 @@ def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
             raise SourceError(
                 f"{bag.name} has no topic {name}; it has {', '.join(by_name) or 'none'}"
             )
+    for name in overrides.camera_infos.values():
+        if by_name[name].type != CAMERA_INFO:
+            raise SourceError(
+                f"{name} is {by_name[name].type}, which holds no intrinsics; expected {CAMERA_INFO}"
+            )
+    if overrides.labels and by_name[overrides.labels].type not in (IMAGE, COMPRESSED_IMAGE):
+        raise SourceError(
+            f"{overrides.labels} is {by_name[overrides.labels].type}, which is no picture of labels; "
+            f"expected {IMAGE}, {COMPRESSED_IMAGE}"
+        )
     notes: list[str] = []
     outputs = _node_outputs(bag.topics)
     for node, own in sorted(outputs.items()):
@@ -188,14 +199,11 @@ def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
             + "".join(f"; {note}" for note in notes)
         )
     infos = dict(overrides.camera_infos)
-    info_topics = [
-        t.name
-        for t in bag.topics
-        if t.type == CAMERA_INFO and t.messages and t.name not in not_input
-    ]
+    frames = _info_frames(bag, not_input)
     for modality, source in sensors.items():
         if modality not in infos and modality is not Modality.LIDAR:
-            found = _nearest_info(bag, source, info_topics, infos.values())
+            free = {name: f for name, f in frames.items() if name not in infos.values()}
+            found = _nearest_info(modality, source, free, notes)
             if found is not None:
                 infos[modality] = found
     return Sources(sensors, infos, labels, tuple(notes))
@@ -303,6 +311,8 @@ def _source(topic: Topic, kind: str, first: Any) -> SensorSource:
     size = None
     if kind in ("image", "depth", "packets"):
         size = (int(first.width), int(first.height))
+    elif kind in ("compressed", "compressed_depth"):
+        size = compressed_size(first)
     return SensorSource(topic.name, kind, topic.messages, str(first.header.frame_id), size)
 
 
@@ -331,22 +341,48 @@ def _as_sensor(bag: Bag, topic: Topic, modality: Modality) -> SensorSource:
     return _source(topic, kind, first)
 
 
+def _info_frames(bag: Bag, not_input: Collection[str]) -> dict[str, str]:
+    """The recording's CameraInfo topics with their frames."""
+    frames = {}
+    for topic in bag.topics:
+        if topic.type == CAMERA_INFO and topic.messages and topic.name not in not_input:
+            first = bag.first(topic.name)
+            if first is not None:
+                frames[topic.name] = str(first.header.frame_id).strip("/")
+    return frames
+
+
 def _nearest_info(
-    bag: Bag, source: SensorSource, info_topics: Sequence[str], taken: Any
+    modality: Modality, source: SensorSource, frames: Mapping[str, str], notes: list[str]
 ) -> str | None:
-    """The CameraInfo of a sensor: the nearest by name, else the only one of its frame."""
+    """The CameraInfo of a sensor: of those of its frame the nearest by name.
+
+    Of another frame only one beside the sensor's topic is taken, with a note: further off it is another
+    camera's.
+    """
     parts = source.topic.strip("/").split("/")
     # camera/image/compressed and camera/camera_info share "camera"; at the root nothing is shared.
-    for depth in range(len(parts) - 1, 0, -1):
-        prefix = "/" + "/".join(parts[:depth]) + "/"
-        near = [name for name in info_topics if name.startswith(prefix) and name not in taken]
-        if near:
-            return min(near, key=lambda name: (name.count("/"), name))
-    for name in info_topics:
-        first = bag.first(name)
-        if first is not None and name not in taken and first.header.frame_id == source.frame_id:
-            return name
-    return None
+    prefixes = ["/" + "/".join(parts[:n]) + "/" for n in range(len(parts) - 1, 0, -1)]
+
+    def distance(name: str) -> tuple[int, int, str]:
+        shared = next((n for n, p in enumerate(prefixes) if name.startswith(p)), len(prefixes))
+        return shared, name.count("/"), name
+
+    frame = source.frame_id.strip("/")
+    own = [name for name, of in frames.items() if of == frame]
+    if own:
+        return min(own, key=distance)
+    near = [name for name in frames if distance(name)[0] < len(prefixes)]
+    if not near:
+        return None
+    found = min(near, key=distance)
+    says = f"{found} is of frame {frames[found]!r}, {source.topic} of {frame!r}"
+    choose = f"choose with --camera-info {modality.label}=TOPIC"
+    if found.rpartition("/")[0] + "/" not in prefixes:
+        notes.append(f"{modality.label}: {says}: its intrinsics are not taken; {choose}")
+        return None
+    notes.append(f"{modality.label}: {says}, its intrinsics are taken all the same; {choose}")
+    return found
 
 
 class TransformTree:

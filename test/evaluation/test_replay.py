@@ -26,7 +26,12 @@ from anyseg_ros.evaluation.evaluate import (
     write_tables,
 )
 from anyseg_ros.evaluation.labels import TopicLabels
-from anyseg_ros.evaluation.replay import ReplaySettings, SensorSettings, load_settings
+from anyseg_ros.evaluation.replay import (
+    ReplaySettings,
+    SensorSettings,
+    load_settings,
+    unread_parameters,
+)
 from anyseg_ros.evaluation.replay_report import curve, headline, spans, write_replay_report
 from anyseg_ros.evaluation.sources import (
     Overrides,
@@ -163,6 +168,50 @@ def test_a_topic_that_is_not_there_or_of_another_type_is_refused(recording):
             find_sources(bag, Overrides(topics={CAMERA: "/lidar/points"}))
 
 
+def test_a_topic_that_holds_no_intrinsics_or_labels_is_refused(recording):
+    with Bag([recording]) as bag:
+        given = Overrides(camera_infos={CAMERA: TOPICS[CAMERA]})
+        with pytest.raises(SourceError, match=r"/camera/image/compressed is .* no intrinsics"):
+            find_sources(bag, given)
+        with pytest.raises(SourceError, match=r"/lidar/points is .* no picture of labels"):
+            find_sources(bag, Overrides(labels="/lidar/points"))
+
+
+@pytest.mark.parametrize(
+    ("frames", "taken", "told"),
+    [
+        # The nearest by name is another camera's; the own one lies elsewhere.
+        ({"/rig/back/camera_info": "back", "/cal/camera_info": "front"}, "/cal/camera_info", None),
+        ({"/rig/back/camera_info": "back"}, None, "its intrinsics are not taken"),
+        # Drivers that stamp the two with different frames.
+        (
+            {"/rig/front/camera_info": "lens", "/rig/back/camera_info": "back"},
+            "/rig/front/camera_info",
+            "/rig/front/camera_info is of frame 'lens', /rig/front/image of 'front', its intrinsics are",
+        ),
+        (
+            {"/rig/front/camera_info": "front", "/rig/camera_info": "front"},
+            "/rig/front/camera_info",
+            None,
+        ),
+    ],
+)
+def test_the_intrinsics_are_those_of_the_sensors_frame(tmp_path, frames, taken, told):
+    image = made_bag.camera_message(made_bag.START_NS)
+    image.header.frame_id = "front"
+    infos = {
+        topic: made_bag.info_message(made_bag.CAMERA, frame, made_bag.START_NS)
+        for topic, frame in frames.items()
+    }
+    path = write_bag(
+        tmp_path / "drive", 0.0, transforms=False, more={"/rig/front/image": image, **infos}
+    )
+    with Bag([path]) as bag:
+        sources = find_sources(bag)
+    assert sources.camera_infos.get(CAMERA) == taken
+    assert (told in "\n".join(sources.notes)) if told else not sources.notes
+
+
 def test_the_evaluators_defaults_are_the_nodes():
     from anyseg_ros.ros import parameters
 
@@ -188,6 +237,27 @@ def test_a_nodes_parameter_file_is_read(tmp_path):
     path.write_text("nothing")
     with pytest.raises(SourceError, match="ros__parameters"):
         load_settings(path)
+
+
+def test_dotted_parameters_are_read_and_what_is_not_read_is_told(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "/**:\n  ros__parameters:\n    camera.timeout: 0.3\n    camera.topic: /x\n"
+        "    camera: {tolerance: 0.02}\n    health.bad_messages: 7\n"
+        "    lidar.enabled: false\n    calibration_file: rig.yaml\n    latency_budget: 0.1\n"
+        "    depth: {extrinsics: [0, 0, 0, 0, 0, 0, 1], rectified: false}\n"
+    )
+    settings = load_settings(path)
+    assert settings.sensors[CAMERA] == SensorSettings(timeout_s=0.3, tolerance_s=0.02)
+    assert settings.health.hysteresis.bad_count == 7
+    told = unread_parameters(path)
+    assert told.startswith(
+        "params.yaml: calibration_file, latency_budget, camera.topic, depth.extrinsics, lidar.enabled "
+        "not read"
+    )
+    assert told.endswith("--calibration, --topic, --extrinsics, --sensors")
+    path.write_text("/**:\n  ros__parameters:\n    camera: {timeout: 0.3, enabled: true}\n")
+    assert unread_parameters(path) is None
 
 
 # --- the same recording, the same results -----------------------------------------------------
@@ -709,6 +779,23 @@ def test_a_lone_sensor_anchors_itself(engine, tmp_path):
         find_rig(bag, find_sources(bag))
     path = write_bag(tmp_path / "known", 1.0, modalities=(Modality.EVENT,), change=lone)
     assert evaluate(path, engine).results["run"]["segmented"] >= 20
+
+
+@pytest.mark.parametrize("codec", ["png", "jpeg"])
+def test_a_lone_compressed_picture_is_its_own_grid(engine, tmp_path, codec):
+    def encoded(topic, message):
+        if topic == TOPICS[CAMERA] and codec == "jpeg":
+            picture = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+            message.data, message.format = cv2.imencode(".jpg", picture)[1], "jpeg"
+        return message
+
+    path = write_bag(
+        tmp_path / "drive", 0.5, (CAMERA,), infos=False, transforms=False, change=encoded
+    )
+    with Bag([path]) as bag:
+        grid = find_rig(bag, find_sources(bag)).calibration.grid
+    assert (grid.width, grid.height) == (128, 64)
+    assert evaluate(path, engine).results["run"]["segmented"] == 5
 
 
 # --- figures ----------------------------------------------------------------------------------
