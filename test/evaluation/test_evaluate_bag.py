@@ -235,7 +235,7 @@ def test_recordings_may_be_named_behind_the_options(recording, tiny_model, tmp_p
     assert main([*model, "--out", "out", *options, "./drives/"]) == DONE
     results = json.loads((tmp_path / "out" / "monday" / "results.json").read_text())
     assert {t["tag"] for t in results["tags"]} == {"drives", "fog"}
-    assert len(results["subsets"]) == 1
+    assert [s["subset"] for s in results["subsets"]] == ["as recorded", "camera+depth+event+lidar"]
 
 
 def test_done_already_is_only_what_was_done_last_and_with_the_same_labels(
