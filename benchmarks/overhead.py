@@ -364,9 +364,15 @@ def run_case(
             driver.wait_for_readers()
             driver.run(rates_hz, options.seconds, apart_s)
         finally:
-            child.send_signal(signal.SIGINT)
-            child.wait(30)
             driver.close()
+            child.send_signal(signal.SIGINT)
+            try:
+                child.wait(30)
+            except (
+                subprocess.TimeoutExpired
+            ):  # it would load the machine during the next measurement
+                child.kill()
+                raise
         return dict(json.loads(result.read_text()))
 
 

@@ -1,5 +1,6 @@
 """Street files become batches: right pixels, reproducible, subsets as drawn."""
 
+import shutil
 from collections import Counter
 
 import cv2
@@ -180,3 +181,16 @@ def test_only_rendered_data_count_as_synthetic(tmp_path):
         path.write_text(wrong)
         with pytest.raises(DataSetError, match=r"dataset\.yaml"):
             provenance(path.parent)
+
+
+def test_a_rendering_that_was_killed_is_no_split(street, tmp_path):
+    root = tmp_path / "half"
+    shutil.copytree(street, root)
+    there = len(list_frames(root, "test"))
+    planned = {"drives": {"test": there}, "frames_per_drive": 1}
+    (root / "dataset.yaml").write_text(yaml.safe_dump(planned))
+    assert len(list_frames(root, "test")) == there
+    planned["frames_per_drive"] = 2
+    (root / "dataset.yaml").write_text(yaml.safe_dump(planned))
+    with pytest.raises(DataSetError, match=f"holds {there} of {2 * there} frames"):
+        list_frames(root, "test")

@@ -107,7 +107,8 @@ def list_frames(root: Path, split: str) -> list[StreetFrame]:
     """All frames of a split, by drive and index.
 
     Raises:
-        DataSetError: if the split is missing or empty, or a line of ``frames.jsonl`` is malformed.
+        DataSetError: if the split is missing, empty or was not rendered to its end, or a line of
+            ``frames.jsonl`` is malformed.
     """
     folder = root / split
     if not folder.is_dir():
@@ -135,7 +136,22 @@ def list_frames(root: Path, split: str) -> list[StreetFrame]:
                 raise DataSetError(f"{listing}, line {number}: {error!r}") from None
     if not frames:
         raise DataSetError(f"{folder} holds no drive with a frames.jsonl")
+    _check_complete(root, split, len(frames))
     return frames
+
+
+def _check_complete(root: Path, split: str, frames: int) -> None:
+    """Refuse what is left of a rendering that was killed: it would pass for the whole split."""
+    try:
+        about = yaml.safe_load((root / "dataset.yaml").read_text())
+        planned = int(about["drives"][split]) * int(about["frames_per_drive"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return  # own drives: how many there are is not planned
+    if frames < planned:
+        raise DataSetError(
+            f"{root / split} holds {frames} of {planned} frames: its rendering did not end; remove {root} "
+            "and render it again"
+        )
 
 
 def _find(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:

@@ -41,7 +41,7 @@ from training.simulation.weather import WEATHER_NAMES, draw_weather
 
 FORMAT_VERSION = 1
 """Of the layout."""
-RENDERING = 2
+RENDERING = 3
 """Counts up when the same command makes other data."""
 SPLITS = ("train", "val", "test")
 EPOCH_NS = 1_700_000_000_000_000_000

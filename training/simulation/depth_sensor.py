@@ -4,9 +4,9 @@
 rounded to a step of the rig (1/16 pixel or more), with smooth noise ``n`` of ``s`` =
 :data:`DISPARITY_SIGMA` pixels. Weather multiplies ``s`` by its factor and by ``1 / T``, with the
 transmission ``T = exp(-beta z)``: contrast, which the match lives on, falls with it. Invalid (0)
-are: what lies beyond :data:`RANGE_M`; what the second lens cannot see; where ``T`` is under
-:data:`LEAST_CONTRAST`; the share that drops and darkness take. At night, only what lamps light can
-be matched: the lost share grows as ``z`` / 110 m.
+are: what lies beyond :data:`RANGE_M` or reads more than :data:`LARGEST_M`; what the second lens
+cannot see; where ``T`` is under :data:`LEAST_CONTRAST`; the share that drops and darkness take. At
+night, only what lamps light can be matched: the lost share grows as ``z`` / 110 m.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ BASELINE_SHIFT = 20.0
 """Pixel-metres of the shift between both lenses at the resolution of the depth picture."""
 DISPARITY_SIGMA = 0.08
 RANGE_M = 70.0
+LARGEST_M = 65.5
+"""Farther readings have no place in 16 bits of millimetres, and would come back as near ones."""
 LEAST_CONTRAST = 0.09
 
 
@@ -68,6 +70,7 @@ def measure(
     valid &= transmission > LEAST_CONTRAST * (1 + 0.15 * chance)
     valid &= disparity > FOCAL_BASELINE / (1.05 * RANGE_M)
     measured = FOCAL_BASELINE / np.maximum(disparity, 1e-3)
+    valid &= measured < LARGEST_M
     return np.where(valid, np.rint(measured * 1000), 0).astype(np.uint16)
 
 

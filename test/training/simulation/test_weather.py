@@ -136,3 +136,11 @@ def test_clear_weather_alone_casts_shadows_and_every_weather_can_be_drawn():
         assert draw_weather(name, np.random.default_rng(0)).name == name
     with pytest.raises(ValueError, match="hail"):
         draw_weather("hail", np.random.default_rng(0))
+
+
+def test_far_walls_are_not_near_ones():
+    wall = np.full((64, 128), 69.0, np.float32)
+    for steps in (4, 16):
+        measured = depth_sensor.measure(wall, WEATHERS["clear"], steps, np.random.default_rng(0))
+        assert 0 < np.count_nonzero(measured) < measured.size  # some read less than 65.5 m
+        assert measured[measured > 0].min() > 55_000
