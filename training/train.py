@@ -28,6 +28,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from training.data.street import DataSetError
+from training.errors import SettingsError
 from training.methods.base import SegmentationMethod
 from training.models.strict import CheckpointError
 
@@ -131,9 +132,9 @@ def main(arguments: list[str] | None = None) -> TrainingCLI:
 
 
 def _sentence(error: BaseException | None) -> str | None:
-    """What is wrong with the user's files, under what the parser made of it."""
+    """What is wrong with the user's files or settings, under what the parser made of it."""
     while error is not None:
-        if isinstance(error, CheckpointError | DataSetError):
+        if isinstance(error, CheckpointError | DataSetError | SettingsError):
             return str(error)
         error = error.__cause__ or error.__context__
     return None

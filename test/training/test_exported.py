@@ -205,16 +205,28 @@ def test_models_that_cannot_be_trained_on_are_named(model, tmp_path):
     refused(damaged, "does not fit; missing: encoder")
 
 
-@pytest.mark.parametrize("start", ["no/checkpoint.ckpt", "models/anyseg_street_b0"])
-def test_the_command_line_says_what_is_wrong_with_the_start(start, tmp_path):
-    config = tiny_config(tmp_path / "street", tmp_path / "tiny.yaml")
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model.init_args.start_from=no/checkpoint.ckpt", "no checkpoint no/checkpoint.ckpt"),
+        (
+            "model.init_args.start_from=models/anyseg_street_b0",
+            "cannot start from models/anyseg_street_b0: ",
+        ),
+        (
+            "model.init_args.network.encoder=mit_b9",
+            "unknown encoder 'mit_b9'; expected one of mit_b0",
+        ),
+        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches must be 1"),
+        ("data.init_args.root=no/street", "no split 'train' in no/street: "),
+    ],
+    ids=lambda value: value.split("=")[0],
+)
+def test_the_command_line_says_what_is_wrong(setting, expected, tmp_path):
+    config = tiny_config(write_street(tmp_path / "street"), tmp_path / "tiny.yaml")
     command = [sys.executable, "training/train.py", "fit", "--config", str(config)]
-    command += ["--runs", str(tmp_path), "--model.init_args.start_from", start]
+    command += ["--runs", str(tmp_path), f"--{setting}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    expected = f"train: no checkpoint {start}"
-    if start.startswith("models"):
-        expected = f"train: cannot start from {start}: "
-    assert last.startswith(expected), done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"train: {expected}"), done.stderr
     assert "Traceback" not in done.stderr

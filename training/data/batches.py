@@ -18,6 +18,7 @@ from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.street import ImageSpec, StreetData, provenance
 from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
+from training.errors import SettingsError
 
 
 class Batch(NamedTuple):
@@ -107,7 +108,7 @@ class StepBatches(Dataset[Batch]):
         subset_weights: Mapping[str, float] | None = None,
     ) -> None:
         if batch_size % world_size:
-            raise ValueError(f"batch size {batch_size} is no multiple of {world_size} processes")
+            raise SettingsError(f"batch size {batch_size} is no multiple of {world_size} processes")
         self._source = source
         self._augmentation = augmentation
         self._batch_size = batch_size

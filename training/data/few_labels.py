@@ -33,6 +33,7 @@ from training.data.batches import (
 from training.data.street import DataSetError, StreetData
 from training.data.subsets import random_subsets
 from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
+from training.errors import SettingsError
 
 
 class FewLabelBatch(NamedTuple):
@@ -131,12 +132,12 @@ def split_labels(
     For one seed a smaller fraction's labelled frames are among a larger one's.
 
     Raises:
-        ValueError: if the fraction is not within 0..1 or there are no candidates.
+        SettingsError: if the fraction is not within 0..1 or there are no candidates.
     """
     if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"label fraction {fraction} must be above 0 and at most 1")
+        raise SettingsError(f"label fraction {fraction} must be above 0 and at most 1")
     if not candidates:
-        raise ValueError("no frame is labelled")
+        raise SettingsError("no frame is labelled")
     order = np.random.default_rng([split_seed, len(candidates)]).permutation(len(candidates))
     count = max(1, round(fraction * len(candidates)))
     chosen = {int(k) for k in order[:count]}

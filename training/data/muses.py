@@ -29,6 +29,7 @@ from training.data.batches import LoaderConfig, SegmentationDataModule
 from training.data.published_transforms import PublishedAugment
 from training.data.street import DataSetError
 from training.data.transforms import LABEL_PLANE, PLANES, Planes
+from training.errors import SettingsError
 
 WEATHERS = ("clear", "fog", "rain", "snow")
 TIMES = ("day", "night")
@@ -148,7 +149,7 @@ class MusesDataModule(SegmentationDataModule):
         unlabelled_is_road: train and validate with unlabelled pixels as road, as the published code does.
 
     Raises:
-        ValueError: if the modalities include depth.
+        SettingsError: if the modalities include depth.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class MusesDataModule(SegmentationDataModule):
     ) -> None:
         super().__init__(root, seed, loader, augment, modalities, modality_dropout, subset_weights)
         if Modality.DEPTH in self.modalities:
-            raise ValueError("MUSES has no depth; its modalities are camera, event and lidar")
+            raise SettingsError("MUSES has no depth; its modalities are camera, event and lidar")
         self.side = side
         self.unlabelled_is_road = unlabelled_is_road
 

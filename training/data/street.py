@@ -114,7 +114,8 @@ def list_frames(root: Path, split: str) -> list[StreetFrame]:
     if not folder.is_dir():
         raise DataSetError(
             f"no split {split!r} in {root}: expected the folder {folder}; render one with "
-            "python -m training.simulation"
+            f"python -m training.simulation, or make one of recordings with anyseg-evaluate --extract {root} "
+            f"--split {split}"
         )
     frames = []
     for listing in sorted(folder.glob("*/frames.jsonl")):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.batches import Batch
+from training.errors import SettingsError
 from training.losses.cmd import CmdConfig, cross_modal_distillation
 from training.losses.joint import joint_mean
 from training.losses.mad import MadConfig, semantic_distillation
@@ -48,7 +49,7 @@ class AnySegStudent(SegmentationMethod):
         seed: of the weights and of dropout.
 
     Raises:
-        ValueError: if teacher and student differ in their classes.
+        SettingsError: if teacher and student differ in their classes.
         CheckpointError: if weights to teach or to start from cannot be read or are of another network.
     """
 
@@ -69,17 +70,17 @@ class AnySegStudent(SegmentationMethod):
     ) -> None:
         super().__init__(network, optimizer, seed, start_from, imagenet)
         if not isinstance(self.network, AnymodalSegmentor):
-            raise ValueError("AnySeg's student averages modalities: linear_fusion must be null")
+            raise SettingsError("AnySeg's student averages modalities: linear_fusion must be null")
         trained = load_trained(Path(teacher))
         frozen = trained.anymodal.requires_grad_(False)
         if frozen.config.classes != network.classes:
-            raise ValueError(
+            raise SettingsError(
                 f"the teacher {teacher} has {frozen.config.classes} classes, the student "
                 f"{network.classes}"
             )
         if start_from_teacher:
             if start_from is not None or imagenet is not None:
-                raise ValueError("start_from_teacher leaves no room for start_from or imagenet")
+                raise SettingsError("start_from_teacher leaves no room for start_from or imagenet")
             copy_weights(self.network, trained, Path(teacher))
             self.begun["start_from"] = teacher
         # Not a submodule: it is in no checkpoint of the student, and stays in evaluation mode.
@@ -116,7 +117,7 @@ class AnySegStudent(SegmentationMethod):
         distils = self.umd.weight or self.cmd.weight or self.mad.weight
         unknown = [m.label for m in self.sensors if m.label not in self._teacher_knows]
         if distils and unknown:
-            raise ValueError(
+            raise SettingsError(
                 f"the teacher was trained on {', '.join(self._teacher_knows)} and has nothing to teach about "
                 f"{', '.join(unknown)}: set data.modalities, or train a teacher with all of them"
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from anyseg_ros.evaluation.metrics import ConfusionMatrix
 from anyseg_ros.modality import Modality, subset_name
 from training.data.batches import Batch
+from training.errors import SettingsError
 from training.methods.schedule import OptimizerConfig, make_optimizer
 from training.models.checkpoint import start_network
 from training.models.encoder import MixTransformer
@@ -38,7 +39,7 @@ class SegmentationMethod(lightning.LightningModule):
 
     Raises:
         CheckpointError: if ``start_from`` or ``imagenet`` cannot be read or is of another network.
-        ValueError: if both are given, or ``imagenet`` for an encoder that is no Mix Transformer.
+        SettingsError: if both are given, or ``imagenet`` for an encoder that is no Mix Transformer.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SegmentationMethod(lightning.LightningModule):
         torch.manual_seed(seed)
         self.network = make_network(network)
         if start_from is not None and imagenet is not None:
-            raise ValueError("start_from and imagenet both say where to begin; give one of them")
+            raise SettingsError("start_from and imagenet both say where to begin; give one of them")
         if start_from is not None:
             start_network(self.network, Path(start_from))
         if imagenet is not None:
@@ -68,7 +69,7 @@ class SegmentationMethod(lightning.LightningModule):
     def _start_from_imagenet(self, path: Path) -> None:
         encoder = self.network.encoder
         if not isinstance(encoder, MixTransformer | LinearFusionEncoder):
-            raise ValueError(
+            raise SettingsError(
                 f"ImageNet weights are for mit_b0 .. mit_b5, not {type(encoder).__name__}"
             )
         import_imagenet_encoder(path, encoder)
@@ -77,7 +78,7 @@ class SegmentationMethod(lightning.LightningModule):
         known = self.network.modalities
         chosen = getattr(getattr(self.trainer, "datamodule", None), "modalities", known)
         if extra := [m.label for m in chosen if m not in known]:
-            raise ValueError(
+            raise SettingsError(
                 f"data.modalities names {', '.join(extra)}, for which the network has no slot; "
                 "set data.modalities to linear_fusion.modalities"
             )
@@ -92,16 +93,16 @@ class SegmentationMethod(lightning.LightningModule):
         names = [] if data is None else data.describe().get("class_names", [])
         classes = self.network.config.classes
         if names and len(names) != classes:
-            raise ValueError(
+            raise SettingsError(
                 f"model.network.classes is {classes}, but the data set has {len(names)} classes"
             )
 
     def _check_trainer(self) -> None:
         """Refuse what would train in silence with other batches or rates than the settings say."""
         if int(self.trainer.max_steps) < 1:
-            raise ValueError("trainer.max_steps must be given: the learning rate decays over it")
+            raise SettingsError("trainer.max_steps must be given: the learning rate decays over it")
         if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
+            raise SettingsError(
                 "trainer.accumulate_grad_batches must be 1: order and masks belong to optimizer steps"
             )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.errors import SettingsError
 from training.losses.cmd import CmdConfig, cross_modal_distillation
 from training.losses.mad import MadConfig, semantic_distillation
 from training.losses.umd import UmdConfig, unimodal_distillation
@@ -88,8 +89,8 @@ class AnySegM3L(M3L):
         seed: of the weights, of masks and of dropout.
 
     Raises:
-        ValueError: if the network is no averaging one, or cross-modal distillation would need sensors that a
-            sample may lack.
+        SettingsError: if the network is no averaging one, or cross-modal distillation would need sensors
+            that a sample may lack.
     """
 
     def __init__(
@@ -107,11 +108,11 @@ class AnySegM3L(M3L):
     ) -> None:
         super().__init__(network, optimizer, ohem, teacher, start_from, imagenet, seed)
         if not isinstance(self.network, AnymodalSegmentor):
-            raise ValueError(
+            raise SettingsError(
                 "AnySeg distils into a network that averages modalities, without linear_fusion"
             )
         if cmd.weight and cmd.reading == "pairs":
-            raise ValueError(
+            raise SettingsError(
                 "cmd.reading must be relations: pairs needs every sensor in every sample, and drives may "
                 "lack some"
             )

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.batches import Batch
+from training.errors import SettingsError
 from training.losses.distances import channel_kl
 from training.methods.base import SegmentationMethod, all_pairs
 from training.methods.schedule import OptimizerConfig
@@ -77,7 +78,7 @@ class MagicStyle(SegmentationMethod):
         seed: of the weights and of dropout.
 
     Raises:
-        ValueError: if the network does not average modalities.
+        SettingsError: if the network does not average modalities.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class MagicStyle(SegmentationMethod):
     ) -> None:
         super().__init__(network, optimizer, seed, start_from, imagenet)
         if not isinstance(self.network, AnymodalSegmentor):
-            raise ValueError("ranking needs a network that averages modalities, not Linear Fusion")
+            raise SettingsError(
+                "ranking needs a network that averages modalities, not Linear Fusion"
+            )
         self.ohem, self.selection = ohem, selection
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

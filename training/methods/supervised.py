@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from training.data.batches import Batch
+from training.errors import SettingsError
 from training.losses.ohem import ohem_cross_entropy
 from training.methods.base import SegmentationMethod, present_pairs
 from training.methods.schedule import OptimizerConfig
@@ -136,7 +137,7 @@ class Supervised(SegmentationMethod):
         seed: of the weights and of dropout.
 
     Raises:
-        ValueError: if ``alone`` is set for a network that does not average modalities.
+        SettingsError: if ``alone`` is set for a network that does not average modalities.
         CheckpointError: if ``start_from`` or ``imagenet`` cannot be read or is of another network.
     """
 
@@ -154,7 +155,7 @@ class Supervised(SegmentationMethod):
         self.ohem = ohem
         self.alone = alone
         if alone and not isinstance(self.network, AnymodalSegmentor):
-            raise ValueError(
+            raise SettingsError(
                 "alone needs a network that averages modalities: linear_fusion must be null"
             )
 

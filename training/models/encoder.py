@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.errors import SettingsError
+
 BLOCK_NORM_EPS = 1e-6
 """Of the two norms of a block and the norm that ends a stage."""
 EMBED_NORM_EPS = 1e-5
@@ -199,13 +201,13 @@ class MixTransformer(nn.Module):
         drop_path: stochastic depth of the last block; earlier blocks have linearly less.
 
     Raises:
-        ValueError: if ``size`` is unknown; the message lists the known ones.
+        SettingsError: if ``size`` is unknown; the message lists the known ones.
     """
 
     def __init__(self, size: str = "mit_b0", drop_path: float = 0.0) -> None:
         super().__init__()
         if size not in MIT_SIZES:
-            raise ValueError(f"unknown encoder {size!r}; expected one of {', '.join(MIT_SIZES)}")
+            raise SettingsError(f"unknown encoder {size!r}; expected one of {', '.join(MIT_SIZES)}")
         shape = MIT_SIZES[size]
         self.channels = shape.channels
         total = sum(shape.depths)

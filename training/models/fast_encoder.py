@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from training.errors import SettingsError
 from training.models.joint_norm import JointBatchNorm2d
 
 
@@ -98,13 +99,15 @@ class FastEncoder(nn.Module):
         size: a key of :data:`FAST_SIZES`.
 
     Raises:
-        ValueError: if ``size`` is unknown; the message lists the known ones.
+        SettingsError: if ``size`` is unknown; the message lists the known ones.
     """
 
     def __init__(self, size: str = "fast_s") -> None:
         super().__init__()
         if size not in FAST_SIZES:
-            raise ValueError(f"unknown encoder {size!r}; expected one of {', '.join(FAST_SIZES)}")
+            raise SettingsError(
+                f"unknown encoder {size!r}; expected one of {', '.join(FAST_SIZES)}"
+            )
         shape = FAST_SIZES[size]
         self.channels = shape.channels
         stages = []

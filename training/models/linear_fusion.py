@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from anyseg_ros.modality import MODALITIES, Modality
+from training.errors import SettingsError
 from training.models.encoder import (
     HEADS,
     REDUCTIONS,
@@ -80,7 +81,7 @@ class LinearFusionEncoder(nn.Module):
         drop_path: stochastic depth of the last block, drawn for each modality and sample.
 
     Raises:
-        ValueError: if ``ratio`` is no share, or the size is unknown.
+        SettingsError: if ``ratio`` is no share, or the size is unknown.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class LinearFusionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if not 0.0 <= ratio <= 1.0:
-            raise ValueError(f"ratio {ratio} must be within 0..1")
+            raise SettingsError(f"ratio {ratio} must be within 0..1")
         self.modalities = modalities
         mit = MixTransformer(size, drop_path)
         self.channels = mit.channels
@@ -133,7 +134,7 @@ class LinearFusionSegmentor(nn.Module):
     """Images of M modalities and a mask in; a prediction a modality and their ensemble out.
 
     Raises:
-        ValueError: if ``config.linear_fusion`` is ``None`` or its modalities are not in order, or if
+        SettingsError: if ``config.linear_fusion`` is ``None`` or its modalities are not in order, or if
             ``late_stages`` is set.
     """
 
@@ -145,15 +146,15 @@ class LinearFusionSegmentor(nn.Module):
         super().__init__()
         fusion = config.linear_fusion
         if fusion is None:
-            raise ValueError("a Linear Fusion network needs the settings linear_fusion")
+            raise SettingsError("a Linear Fusion network needs the settings linear_fusion")
         if config.late_stages:
-            raise ValueError(
+            raise SettingsError(
                 "a Linear Fusion network keeps its streams apart: late_stages must be 0"
             )
         self.modalities = tuple(Modality.from_label(name) for name in fusion.modalities)
         if not self.modalities or list(self.modalities) != sorted(set(self.modalities)):
             names = ", ".join(m.label for m in MODALITIES)
-            raise ValueError(
+            raise SettingsError(
                 f"linear_fusion.modalities {list(fusion.modalities)}: expected some of {names}, each "
                 "once, in this order"
             )

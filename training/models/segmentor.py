@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from anyseg_ros.engine.model_card import Normalization
 from anyseg_ros.modality import MODALITIES, Modality
+from training.errors import SettingsError
 from training.models.encoder import MixTransformer
 from training.models.fast_encoder import FAST_SIZES, FastEncoder, run_stages
 from training.models.fusion import mean_over_present
@@ -116,7 +117,7 @@ class AnymodalSegmentor(nn.Module):
             self.encoder = MixTransformer(config.encoder, config.drop_path)
         stages = len(self.encoder.stages)
         if not 0 <= config.late_stages < stages:
-            raise ValueError(f"late_stages is {config.late_stages}; expected 0 to {stages - 1}")
+            raise SettingsError(f"late_stages is {config.late_stages}; expected 0 to {stages - 1}")
         self.early_stages = stages - config.late_stages
         self.head = MlpHead(
             self.encoder.channels,
