@@ -76,7 +76,7 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
             "modality_dropout": bool(data["modality_dropout"]),
             "seeds": {"method": trained.method["seed"], "data": data["seed"]},
             "steps": trained.steps,
-            **{key: data[key] for key in ("label_fraction",) if key in data},
+            **{key: data[key] for key in ("label_fraction", "label_unit") if key in data},
             **{
                 key: trained.method[key]
                 for key in ("weights", "start_from", "imagenet")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -69,6 +70,25 @@ def test_fractions_are_nested_and_seeded():
     for wrong in (0.0, 1.1):
         with pytest.raises(ValueError, match="fraction"):
             split_labels(frames, wrong, 0)
+
+
+def test_whole_drives_can_be_the_unit_of_labels(tmp_path):
+    root = write_street(tmp_path / "s", frames=3)
+    for k in range(1, 8):
+        shutil.copytree(root / "train" / "drive_0000", root / "train" / f"drive_{k:04}")
+
+    def drawn(fraction, seed=0):
+        labelled, unlabelled = module(
+            root, label_fraction=fraction, label_unit="drives", split_seed=seed
+        ).frames()
+        assert len(labelled) + len(unlabelled) == 8 * 3
+        chosen = {frame for _, frame in labelled._frames}
+        assert all({k - k % 3, k - k % 3 + 1, k - k % 3 + 2} <= chosen for k in chosen)
+        return chosen
+
+    one, two, four = (drawn(fraction) for fraction in (0.01, 0.25, 0.5))
+    assert (len(one), len(two), len(four)) == (3, 6, 12)
+    assert one < two < four and len({frozenset(drawn(0.01, seed)) for seed in range(5)}) > 1
 
 
 def test_labels_of_the_unlabelled_are_hidden(street):

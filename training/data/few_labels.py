@@ -2,9 +2,11 @@
 
 Which frames count as labelled is a function of the data set, the fraction and ``split_seed`` alone: those
 with a labelled pixel are shuffled once, and the first ``round(fraction * n)`` of them (at least one) keep
-their label. So the 1 % split is part of the 5 % split, which is part of the 25 % split. All others are
-unlabelled, and so are frames that have no labelled pixel, e.g. those of a drive that ``anyseg-evaluate
---extract`` wrote. A sensor that a drive lacks is absent in its samples.
+their label. So the 1 % split is part of the 5 % split, which is part of the 25 % split. With
+``label_unit: drives`` drives are drawn, each with all its labels: the way recordings are annotated, and less
+to learn from, as the frames of a drive resemble each other. All others are unlabelled, and so are frames that
+have no labelled pixel, e.g. those of a drive that ``anyseg-evaluate --extract`` wrote. A sensor that a drive
+lacks is absent in its samples.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,8 @@ from training.data.street import DataSetError, StreetData
 from training.data.subsets import random_subsets
 from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
 from training.errors import SettingsError
+
+T = TypeVar("T")
 
 
 class FewLabelBatch(NamedTuple):
@@ -125,11 +129,11 @@ def labelled_frames(source: FrameSource) -> list[int]:
 
 
 def split_labels(
-    candidates: Sequence[int], fraction: float, split_seed: int
-) -> tuple[list[int], list[int]]:
-    """Frames that keep their label and frames that lose it, both in ascending order.
+    candidates: Sequence[T], fraction: float, split_seed: int
+) -> tuple[list[T], list[T]]:
+    """Frames (or drives) that keep their label and those that lose it, both in the order of the candidates.
 
-    For one seed a smaller fraction's labelled frames are among a larger one's.
+    For one seed a smaller fraction's labelled ones are among a larger one's.
 
     Raises:
         SettingsError: if the fraction is not within 0..1 or there are no candidates.
@@ -207,7 +211,8 @@ class FewLabelStreet(StreetDataModule):
 
     Args:
         root: folder of the data set, or of drives that ``anyseg-evaluate --extract`` wrote.
-        label_fraction: share of the labelled training frames whose label is used.
+        label_fraction: share of the labelled training frames (or drives) whose label is used.
+        label_unit: what ``label_fraction`` counts: ``frames``, drawn from all drives, or whole ``drives``.
         split_seed: which ones; by default ``seed``.
         unlabelled: ``none`` for methods that learn from labels alone, ``rest`` for those that use the other
             training frames as well.
@@ -226,6 +231,7 @@ class FewLabelStreet(StreetDataModule):
         self,
         root: Path,
         label_fraction: float = 1.0,
+        label_unit: Literal["frames", "drives"] = "frames",
         split_seed: int | None = None,
         unlabelled: Literal["none", "rest"] = "rest",
         unlabelled_roots: tuple[Path, ...] = (),
@@ -241,6 +247,7 @@ class FewLabelStreet(StreetDataModule):
             root, seed, loader, augment, modalities, modality_dropout, None, height, width
         )
         self.label_fraction = label_fraction
+        self.label_unit = label_unit
         self.split_seed = seed if split_seed is None else split_seed
         self.unlabelled = unlabelled
         self.unlabelled_roots = tuple(Path(r) for r in unlabelled_roots)
@@ -250,6 +257,7 @@ class FewLabelStreet(StreetDataModule):
         return {
             **super().describe(),
             "label_fraction": self.label_fraction,
+            "label_unit": self.label_unit,
             "split_seed": self.split_seed,
             "unlabelled": self.unlabelled,
             "unlabelled_roots": [root.resolve().name for root in self.unlabelled_roots],
@@ -267,11 +275,18 @@ class FewLabelStreet(StreetDataModule):
         Raises:
             DataSetError: if no frame is labelled, or none is left to learn from without a label.
         """
-        source = StreetFrames(StreetData(self.root, "train", self.spec, 0))
+        data = StreetData(self.root, "train", self.spec, 0)
+        source = StreetFrames(data)
         candidates = labelled_frames(source)
         if not candidates:
             raise DataSetError(f"no frame of {self.root / 'train'} has a labelled pixel")
-        kept, _ = split_labels(candidates, self.label_fraction, self.split_seed)
+        unit: dict[int, int | Path] = {
+            i: data.frames[i].drive if self.label_unit == "drives" else i for i in candidates
+        }
+        drawn, _ = split_labels(
+            list(dict.fromkeys(unit.values())), self.label_fraction, self.split_seed
+        )
+        kept = [i for i in candidates if unit[i] in drawn]
         labelled = Chosen([(source, kept)], self.modalities)
         if self.unlabelled == "none":
             return labelled, None
