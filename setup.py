@@ -32,6 +32,7 @@ CPU = ["onnxruntime>=1.20"]
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8", "tqdm"]
 SIMULATION = ["mujoco>=3.2", "tqdm"]
 TRAINING = [
+    *CPU,  # exported graphs are held against torch in it
     "torch>=2.6",
     "transformers>=4.48",
     "lightning>=2.5",

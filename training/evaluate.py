@@ -144,17 +144,24 @@ class TorchPredictor(CheckpointPredictor):
         )
         results = {}
         # With all stages run once a modality, the head's affine part can be too, for all subsets.
-        affine = self._fuse.head.projected(maps) if not self._fuse.late else None
+        affine, weights = None, torch.ones(len(used), 1, 1, 1, device=self._device)
+        if not self._fuse.late:
+            *levels, last = maps
+            if self._fuse.weighted:
+                levels, weights = [level / last for level in levels], last
+            else:
+                levels.append(last)
+            affine = self._fuse.head.projected(levels)
         for subset in subsets:
             rows = [used.index(m) for m in subset]
             if affine is None:
                 labels, confidence = self._fuse(*(level[rows] for level in maps))
             else:
                 # A sum of slices and not their mean, which is many times slower in this layout.
-                total = affine[rows[:1]]
+                total = weights[rows[0]] * affine[rows[:1]]
                 for row in rows[1:]:
-                    total = total + affine[row]
-                logits = self._fuse.head.classify(total / len(rows))
+                    total = total + weights[row] * affine[row]
+                logits = self._fuse.head.classify(total / weights[rows].sum())
                 full = F.interpolate(
                     logits, size=self._fuse.size, mode="bilinear", align_corners=False
                 )

@@ -25,6 +25,8 @@ Keys of an experiment:
     start: the experiment whose weights of the same seed this one starts from.
     network_of: trains nothing; the rows of that experiment under another name.
     method: in the rows; default: the experiment's name. columns: more keys of the rows.
+    weigh: number of validation frames by which ``training/fusion_weights.py`` weighs the sensors before the
+        network is evaluated and exported; default: none, a plain mean.
     export: folder to export the trained model to. evaluation: changes to the plan's.
 """
 
@@ -104,6 +106,7 @@ class Experiment:
     start: str | None = None
     network_of: str | None = None
     export: Path | None = None
+    weigh: int = 0
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,6 +132,7 @@ _EXPERIMENT_KEYS = {
     "method",
     "columns",
     "export",
+    "weigh",
     "evaluation",
 }
 
@@ -181,7 +185,7 @@ class Plan:
         entry = self._inherited(entries, name, ())
         if "network_of" in entry:
             source = self._inherited(entries, entry["network_of"], ())
-            entry = {**source, "method": name, "export": None, **entry}
+            entry = {**source, "method": name, "export": None, "weigh": 0, **entry}
         steps = round(int(document["steps"]) * float(entry.get("budget", 1)))
         evaluation = {**document["evaluation"], **entry.get("evaluation", {})}
         evaluation["subsets"] = tuple(evaluation.get("subsets", ()))
@@ -198,6 +202,7 @@ class Plan:
             start=entry.get("start"),
             network_of=entry.get("network_of"),
             export=None if export is None else Path(export),
+            weigh=int(entry.get("weigh", 0)),
             columns=entry.get("columns", {}),
         )
 
@@ -215,6 +220,7 @@ class Plan:
             return entry
         inherited = self._inherited(entries, base, (*seen, name))
         inherited.pop("export", None)
+        inherited.pop("weigh", None)
         inherited.pop("method", None)
         for key in ("overrides", "columns", "evaluation"):
             entry[key] = {**inherited.get(key, {}), **entry.get(key, {})}
@@ -271,6 +277,7 @@ class Plan:
             "columns": dict(experiment.columns),
             "evaluation": json.loads(json.dumps(asdict(experiment.evaluation))),
             "export": None if experiment.export is None else str(experiment.export),
+            **({"weigh": experiment.weigh} if experiment.weigh else {}),
         }
 
     def markers(self, experiment: Experiment) -> Path:
@@ -438,7 +445,7 @@ class Queue:
         if experiment.network_of is None or experiment.export is not None:
             return None
         source = self.plan[f"{experiment.network_of}/{experiment.seed}"]
-        if source.evaluation != experiment.evaluation:
+        if (source.evaluation, source.weigh) != (experiment.evaluation, experiment.weigh):
             return None
         rows: list[Row] = json.loads((self.plan.markers(source) / ROWS).read_text())
         own = {"method": experiment.method, **experiment.columns}
@@ -503,16 +510,28 @@ def score(markers: Path) -> None:
     import torch
 
     from training import evaluate, export
-    from training.models.checkpoint import load_trained
+    from training.fusion_weights import weights_for
+    from training.models.checkpoint import TrainedSegmentor, load_trained
 
     task = json.loads((markers / TASK).read_text())
     spec = Evaluation(**task["evaluation"])
-    trained = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt", spec.weights)
+    weights = None
+
+    def load() -> TrainedSegmentor:  # anew each time: what reads a network rewrites its layers
+        trained = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt", spec.weights)
+        if weights is not None:
+            trained.anymodal.weigh(weights)
+        return trained
+
+    trained = load()
     if trained.steps != task["steps"]:
         raise RuntimeError(
             f"{markers.parents[1]} ended after {trained.steps} of {task['steps']} steps"
         )
     torch.set_num_threads(1)
+    if task.get("weigh"):
+        weights = weights_for(trained, Path(spec.data), task["weigh"])
+        trained = load()
     scores = evaluate.evaluate_trained(
         trained,
         Path(spec.data),
@@ -527,8 +546,7 @@ def score(markers: Path) -> None:
     if task["export"]:
         metrics = {r["subset"]: r["miou"] for r in kept if r["condition"] == "all"}
         folder = Path(task["export"])
-        fresh = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt", spec.weights)
-        export.export(fresh, folder, folder.name, metrics, spec.prediction)
+        export.export(load(), folder, folder.name, metrics, spec.prediction)
 
 
 def _keep(row: Row, spec: Evaluation) -> bool:

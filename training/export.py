@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality
 from training.models.checkpoint import TrainedSegmentor, load_trained
+from training.models.exported import FUSION_WEIGHTS
 from training.models.graphs import (
     ENSEMBLE,
     EncodeGraph,
@@ -52,6 +54,9 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
     """The model card of a trained network, from what its checkpoint says."""
     data = trained.data
     weights = {key: value.numpy() for key, value in trained.network.state_dict().items()}
+    fusion_weights = trained.network.config.fusion_weights
+    if fusion_weights is not None:
+        weights[FUSION_WEIGHTS] = np.array([fusion_weights.of(m) for m in MODALITIES], np.float32)
     modalities = [Modality.from_label(label) for label in data["modalities"]]
     if isinstance(trained.network, LinearFusionSegmentor):
         modalities = list(trained.network.modalities)  # a slot each, also of those without data
@@ -84,6 +89,7 @@ def make_card(trained: TrainedSegmentor, name: str, metrics: dict[str, Any]) -> 
             },
             "encoder": trained.network.config.encoder,
             "late_stages": trained.network.config.late_stages,
+            **({FUSION_WEIGHTS: asdict(fusion_weights)} if fusion_weights is not None else {}),
             "metrics": metrics,
         },
         model_id=weights_hash(weights),
@@ -140,7 +146,7 @@ def write_graphs(
     ids = torch.tensor([0, 1])
     with torch.no_grad():
         maps = encode(images, ids)
-        features = [f"f{level + 1}" for level in range(len(maps))]
+        features = encode.features
         count = torch.export.Dim("K", min=1, max=8)
         torch.onnx.export(
             encode,

@@ -210,7 +210,7 @@ def weights(plan, key):
 def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_path):
     document["groups"] = [{**document["groups"][0], "seeds": [0]}]
     student = document["groups"][0]["experiments"]["student"]
-    student |= {"columns": {"labels": 0.5}, "export": str(tmp_path / "model")}
+    student |= {"columns": {"labels": 0.5}, "export": str(tmp_path / "model"), "weigh": 2}
     document["steps"] = 8
     straight = Plan(write(document, tmp_path))
     for key in ("teacher/0", "student/0"):
@@ -244,6 +244,7 @@ def test_a_queue_killed_at_any_time_ends_with_the_same_weights(document, tmp_pat
 
     card = load_engine(tmp_path / "model", "onnxruntime", 1).card
     assert card.provenance["steps"] == 8
+    assert set(card.provenance["fusion_weights"]) == {"camera", "depth", "event", "lidar"}
     assert card.provenance["metrics"]["camera+lidar"] == next(
         row["miou"] for row in whole if row["subset"] == "camera+lidar"
     )

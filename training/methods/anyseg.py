@@ -129,9 +129,11 @@ class AnySegStudent(SegmentationMethod):
         images, modality_ids, sample_index = present_pairs(batch)
         features = self.student.encode(images, modality_ids)
         if self.alone:
-            found = predict_together_and_alone(self.student, features, sample_index, batch.present)
+            found = predict_together_and_alone(
+                self.student, features, modality_ids, sample_index, batch.present
+            )
         else:
-            logits = self.student.fuse(features, sample_index, len(batch.images))
+            logits = self.student.fuse(features, modality_ids, sample_index, len(batch.images))
             found = Predictions(logits, logits[:0], sample_index[:0])
         height, width = batch.labels.shape[1:]
         terms = {
@@ -204,4 +206,4 @@ class AnySegStudent(SegmentationMethod):
         """The teacher's maps of all pairs ``[B * M, ...]`` and its logits from all M sensors."""
         images, ids, index = all_pairs(batch, self.sensors)
         features = self.teacher.encode(images, ids)
-        return features, self.teacher.fuse(features, index, len(batch.images))
+        return features, self.teacher.fuse(features, ids, index, len(batch.images))

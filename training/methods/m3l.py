@@ -127,7 +127,7 @@ class AnySegM3L(M3L):
         samples, modalities = view.present.shape
         sample_index, modality_ids = view.present.nonzero(as_tuple=True)
         features = student.encode(view.images[sample_index, modality_ids], modality_ids)
-        logits = student.fuse(features, sample_index, samples)
+        logits = student.fuse(features, modality_ids, sample_index, samples)
         theirs, their_logits = self._teach_features(view)
         labels = self.labels_of(their_logits, view)
         terms = {
@@ -158,5 +158,5 @@ class AnySegM3L(M3L):
         index = torch.arange(samples, device=view.images.device).repeat_interleave(modalities)
         features = teacher.encode(view.images.flatten(0, 1), ids)
         keep = view.available.flatten()
-        logits = teacher.fuse([level[keep] for level in features], index[keep], samples)
+        logits = teacher.fuse([level[keep] for level in features], ids[keep], index[keep], samples)
         return features, logits

@@ -104,13 +104,15 @@ class MagicStyle(SegmentationMethod):
         samples = len(batch.images)
         images, ids, index = all_pairs(batch, self.sensors)
         features = network.encode(images, ids)
-        everything = network.fuse(features, index, samples)
+        everything = network.fuse(features, ids, index, samples)
         ranking = rank_modalities(features, samples)
         chosen = torch.zeros_like(ranking, dtype=torch.bool)
         chosen.scatter_(1, ranking.argmax(dim=1, keepdim=True), True)
         chosen.scatter_(1, ranking.argmin(dim=1, keepdim=True), True)
         keep = chosen.flatten()
-        selected = network.fuse([level[keep] for level in features], index[keep], samples)
+        selected = network.fuse(
+            [level[keep] for level in features], ids[keep], index[keep], samples
+        )
         consistency = channel_kl(selected, everything, self.selection.temperature)
         terms = {
             "all": supervised_loss([everything], batch.labels, self.ohem),

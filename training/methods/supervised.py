@@ -99,13 +99,18 @@ class Predictions(NamedTuple):
 
 
 def predict_together_and_alone(
-    network: AnymodalSegmentor, features: Features, sample_index: Tensor, present: Tensor
+    network: AnymodalSegmentor,
+    features: Features,
+    modality_ids: Tensor,
+    sample_index: Tensor,
+    present: Tensor,
 ) -> Predictions:
     """Both kinds of predictions from the same maps.
 
     Args:
         network: whose head predicts.
         features: maps ``[P, C_i, H_i, W_i]`` of the present pairs.
+        modality_ids: int64[P], of each pair.
         sample_index: int64[P], of each pair.
         present: bool ``[B, M]``.
     """
@@ -116,6 +121,7 @@ def predict_together_and_alone(
     own = samples + torch.arange(len(among_others), device=sample_index.device)
     logits = network.fuse(
         [torch.cat([level, level[among_others]]) for level in features],
+        torch.cat([modality_ids, modality_ids[among_others]]),
         torch.cat([sample_index, own]),
         samples + len(own),
     )
@@ -173,6 +179,8 @@ class Supervised(SegmentationMethod):
         assert isinstance(self.network, AnymodalSegmentor)
         images, modality_ids, sample_index = present_pairs(batch)
         features = self.network.encode(images, modality_ids)
-        found = predict_together_and_alone(self.network, features, sample_index, batch.present)
+        found = predict_together_and_alone(
+            self.network, features, modality_ids, sample_index, batch.present
+        )
         together = supervised_loss([found.together], batch.labels, self.ohem)
         return together + self.alone * found.loss_alone(batch.labels, self.ohem)

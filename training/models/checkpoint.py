@@ -12,6 +12,7 @@ from training.models.exported import import_exported
 from training.models.network import Network, make_network
 from training.models.segmentor import (
     AnymodalSegmentor,
+    FusionWeights,
     LinearFusionConfig,
     NormalizationConfig,
     SegmentorConfig,
@@ -75,8 +76,15 @@ def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
     )
     if (fusion := settings.pop("linear_fusion", None)) is not None:
         fusion = LinearFusionConfig(**{**fusion, "modalities": tuple(fusion["modalities"])})
+    if (fusion_weights := settings.pop("fusion_weights", None)) is not None:
+        fusion_weights = FusionWeights(**fusion_weights)
     network = make_network(
-        SegmentorConfig(**settings, normalization=normalization, linear_fusion=fusion)
+        SegmentorConfig(
+            **settings,
+            normalization=normalization,
+            linear_fusion=fusion,
+            fusion_weights=fusion_weights,
+        )
     )
     of = {
         role: {k.removeprefix(p): v for k, v in stored["state_dict"].items() if k.startswith(p)}
@@ -155,3 +163,5 @@ def copy_weights(network: Network, trained: TrainedSegmentor, path: Path) -> Non
         network.load_state_dict(trained.network.state_dict(), strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"cannot start from {path}: {error}") from None
+    if isinstance(network, AnymodalSegmentor) and ours.fusion_weights is None:
+        network.weigh(theirs.fusion_weights)

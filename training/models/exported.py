@@ -20,8 +20,16 @@ from torch import Tensor
 from anyseg_ros.engine.errors import ModelError
 from anyseg_ros.engine.model_card import ModelCard, card_from_metadata
 from anyseg_ros.engine.model_files import graph_path
-from training.models.segmentor import AnymodalSegmentor, NormalizationConfig, SegmentorConfig
+from training.models.segmentor import (
+    AnymodalSegmentor,
+    FusionWeights,
+    NormalizationConfig,
+    SegmentorConfig,
+)
 from training.models.strict import CheckpointError, load_strictly, mit_size
+
+FUSION_WEIGHTS = "fusion_weights"
+"""What a card's provenance calls them; absent for a plain mean."""
 
 
 def import_exported(folder: Path) -> tuple[AnymodalSegmentor, ModelCard]:
@@ -54,6 +62,7 @@ def import_exported(folder: Path) -> tuple[AnymodalSegmentor, ModelCard]:
             "mit_b5 that average modalities can be trained on"
         ) from None
     width = len(levels[0][0])
+    weighed = card.provenance.get(FUSION_WEIGHTS)
     network = AnymodalSegmentor(
         SegmentorConfig(
             encoder=size,
@@ -67,6 +76,7 @@ def import_exported(folder: Path) -> tuple[AnymodalSegmentor, ModelCard]:
                 }
             ),
             frozen_norm=True,
+            fusion_weights=None if weighed is None else FusionWeights(**weighed),
         )
     )
     unfolded = {

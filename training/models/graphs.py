@@ -109,10 +109,15 @@ class FoldedHead(nn.Module):
 
 
 class EncodeGraph(nn.Module):
-    """``images`` uint8[K, H, W, 3] and ``modality_ids`` int64[K] to the maps of each image."""
+    """``images`` uint8[K, H, W, 3] and ``modality_ids`` int64[K] to the maps of each image.
+
+    With fusion weights the maps are scaled by them, and the weight itself, float[K, 1, 1, 1], is the last of
+    them: engines and the node need not know.
+    """
 
     scale: Tensor
     shift: Tensor
+    weights: Tensor | None
 
     def __init__(self, network: AnymodalSegmentor, width: int) -> None:
         super().__init__()
@@ -122,11 +127,23 @@ class EncodeGraph(nn.Module):
         self.register_buffer("scale", (1.0 / network.std)[:, None, :, 0, 0].repeat(1, 1, width))
         shift = (-network.mean / network.std)[:, None, :, 0, 0].repeat(1, 1, width)
         self.register_buffer("shift", shift)
+        weights = network.weights
+        self.register_buffer("weights", None if weights is None else weights.view(-1, 1, 1, 1))
+
+    @property
+    def features(self) -> list[str]:
+        """Names of what it gives, and the fuse graph takes."""
+        maps = [f"f{level + 1}" for level in range(len(self.stages))]
+        return maps if self.weights is None else [*maps, "weight"]
 
     def forward(self, images: Tensor, modality_ids: Tensor) -> tuple[Tensor, ...]:
         rows = images.float().flatten(2)
         normal = (rows * self.scale[modality_ids] + self.shift[modality_ids]).view(images.shape)
-        return run_stages(self.stages, normal.permute(0, 3, 1, 2))
+        maps = run_stages(self.stages, normal.permute(0, 3, 1, 2))
+        if self.weights is None:
+            return maps
+        weight = self.weights[modality_ids]
+        return (*(weight * level for level in maps), weight)
 
 
 class FuseGraph(nn.Module):
@@ -148,9 +165,13 @@ class FuseGraph(nn.Module):
         self.head = FoldedHead(network.head)
         self.size = (height // output_stride, width // output_stride)
         self.output_stride = output_stride
+        self.weighted = network.weights is not None
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
         fused = [level.mean(dim=0, keepdim=True) for level in maps]
+        if self.weighted:
+            *fused, weight = fused
+            fused = [level / weight for level in fused]
         fused += run_stages(self.late, fused[-1])
         labels, confidence = decide(self.head(fused), self.size)
         stride = self.output_stride

@@ -135,7 +135,7 @@ class LinearFusionSegmentor(nn.Module):
 
     Raises:
         SettingsError: if ``config.linear_fusion`` is ``None`` or its modalities are not in order, or if
-            ``late_stages`` is set.
+            ``late_stages`` or ``fusion_weights`` is set.
     """
 
     mean: Tensor
@@ -151,6 +151,8 @@ class LinearFusionSegmentor(nn.Module):
             raise SettingsError(
                 "a Linear Fusion network keeps its streams apart: late_stages must be 0"
             )
+        if config.fusion_weights is not None:
+            raise SettingsError("a Linear Fusion network has no mean: fusion_weights must be null")
         self.modalities = tuple(Modality.from_label(name) for name in fusion.modalities)
         if not self.modalities or list(self.modalities) != sorted(set(self.modalities)):
             names = ", ".join(m.label for m in MODALITIES)

@@ -2,14 +2,16 @@
 
 AnySeg's network (arXiv 2411.17141): each modality of a sample is an image of its own and passes through
 the same encoder; the maps are averaged at the end of each stage for the head only, while the un-averaged
-maps go on. A missing modality is simply left out of the mean, and the order does not matter.
+maps go on. A missing modality is simply left out of the mean, and the order does not matter. Not in the
+paper: a modality may have a weight in the mean, as ``training/fusion_weights.py`` finds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +54,29 @@ class NormalizationConfig:
 
 
 @dataclass(frozen=True)
+class FusionWeights:
+    """What each modality counts in the fused maps, ``sum(w_m f_m) / sum(w_m)``; only ratios matter.
+
+    Raises:
+        SettingsError: if one is not above 0.
+    """
+
+    camera: float = 1.0
+    depth: float = 1.0
+    event: float = 1.0
+    lidar: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not (weight > 0.0 and np.isfinite(weight)):
+                raise SettingsError(f"fusion weight of {name} is {weight}; expected one above 0")
+
+    def of(self, modality: Modality) -> float:
+        """The weight of one modality."""
+        return float(getattr(self, modality.label))
+
+
+@dataclass(frozen=True)
 class LinearFusionConfig:
     """Makes the network a Linear Fusion network (``training/models/linear_fusion.py``).
 
@@ -81,6 +106,8 @@ class SegmentorConfig:
         normalization: of the input images.
         frozen_norm: keep the head's batch norm at its first statistics (M3L's code does, at 0 and 1).
         linear_fusion: make it a Linear Fusion network instead of one that averages modalities.
+        fusion_weights: of the modalities in that average; ``None`` for those of the weights it starts from,
+            else AnySeg's plain mean.
     """
 
     encoder: str = "mit_b0"
@@ -92,6 +119,7 @@ class SegmentorConfig:
     frozen_norm: bool = False
     linear_fusion: LinearFusionConfig | None = None
     late_stages: int = 0
+    fusion_weights: FusionWeights | None = None
 
 
 Features = tuple[Tensor, ...]
@@ -103,6 +131,7 @@ class AnymodalSegmentor(nn.Module):
 
     mean: Tensor
     std: Tensor
+    weights: Tensor | None
     modalities = MODALITIES
     align_corners = False
     """how logits are resized to the input's size"""
@@ -130,6 +159,15 @@ class AnymodalSegmentor(nn.Module):
         shape = (len(table), 3, 1, 1)
         self.register_buffer("mean", 255.0 * torch.tensor([n.mean for n in table]).view(shape))
         self.register_buffer("std", 255.0 * torch.tensor([n.std for n in table]).view(shape))
+        self.weigh(config.fusion_weights)
+
+    def weigh(self, weights: FusionWeights | None) -> None:
+        """Fuse with these weights from now on; ``None`` for the plain mean."""
+        self.config = replace(self.config, fusion_weights=weights)
+        table = None if weights is None else torch.tensor([weights.of(m) for m in MODALITIES])
+        self.register_buffer(
+            "weights", None if table is None else table.to(self.mean), persistent=False
+        )
 
     def normalize(self, images: Tensor, modality_ids: Tensor) -> Tensor:
         """Pixel values 0..255 (any dtype) ``[P, 3, H, W]`` to the encoder's input, each by its modality."""
@@ -140,9 +178,16 @@ class AnymodalSegmentor(nn.Module):
         normal = self.normalize(images, modality_ids).contiguous(memory_format=torch.channels_last)
         return run_stages(self.encoder.stages[: self.early_stages], normal)
 
-    def fuse(self, features: Sequence[Tensor], sample_index: Tensor, samples: int) -> Tensor:
-        """Logits ``[samples, classes, H/4, W/4]`` from the un-averaged maps."""
-        fused = [mean_over_present(level, sample_index, samples) for level in features]
+    def fuse(
+        self,
+        features: Sequence[Tensor],
+        modality_ids: Tensor,
+        sample_index: Tensor,
+        samples: int,
+    ) -> Tensor:
+        """Logits ``[samples, classes, H/4, W/4]`` from un-averaged maps; indices as in :meth:`forward`."""
+        weights = None if self.weights is None else self.weights[modality_ids]
+        fused = [mean_over_present(level, sample_index, samples, weights) for level in features]
         fused += run_stages(self.encoder.stages[self.early_stages :], fused[-1])
         logits: Tensor = self.head(fused)
         return logits
@@ -161,7 +206,8 @@ class AnymodalSegmentor(nn.Module):
         Returns:
             Logits ``[samples, classes, H/4, W/4]``.
         """
-        return self.fuse(self.encode(images, modality_ids), sample_index, samples)
+        features = self.encode(images, modality_ids)
+        return self.fuse(features, modality_ids, sample_index, samples)
 
     def predictions(self, images: Tensor, present: Tensor) -> list[Tensor]:
         """The one prediction ``[B, classes, H/4, W/4]``, from what is present.
@@ -191,7 +237,8 @@ class AnymodalSegmentor(nn.Module):
         results = []
         for subset in subsets:
             keep = torch.isin(ids, torch.tensor([int(m) for m in subset], device=images.device))
-            results.append(self.fuse([level[keep] for level in features], index[keep], samples))
+            maps = [level[keep] for level in features]
+            results.append(self.fuse(maps, ids[keep], index[keep], samples))
         return results
 
 
