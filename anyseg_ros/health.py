@@ -10,7 +10,6 @@ No ROS, no clock, no lock: receipt time is handed in, and the caller serialises.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -124,7 +123,8 @@ class _Watched:
         self.hysteresis = Hysteresis(settings.hysteresis)
         self.reasons: dict[str, str] = {}
         self.suspect: Suspect | None = None
-        self.stamps: deque[int] = deque(maxlen=_STAMPS)
+        self.withheld: dict[int, bool] = {}
+        """the last stamps, and whether their messages were withheld"""
         self.health = StreamHealth()
 
 
@@ -168,7 +168,7 @@ class HealthMonitor:
             watched.checker.reset()
             watched.hysteresis = Hysteresis(self._settings.hysteresis)
             watched.reasons.clear()
-            watched.stamps.clear()
+            watched.withheld.clear()
             watched.suspect = None
             self._apply(modality, watched)
 
@@ -183,13 +183,15 @@ class HealthMonitor:
             KeyError: if there is no such stream.
         """
         watched = self._watched[modality]
-        if not self._settings.enabled or stamp_ns in watched.stamps:
-            # The same message delivered twice says nothing about the sensor; its stamp gives it away.
-            return self._synchronizer.add(modality, stamp_ns, data, now_ns)
-        watched.stamps.append(stamp_ns)
-        finding = watched.checker.check(data)
-        self._note(modality, watched, finding, now_ns)
-        if finding is not None:
+        bad = watched.withheld.get(stamp_ns) if self._settings.enabled else False
+        # The same message delivered twice says nothing new about the sensor; its stamp gives it away.
+        if bad is None:
+            finding = watched.checker.check(data)
+            self._note(modality, watched, finding, now_ns)
+            bad = watched.withheld[stamp_ns] = finding is not None
+            if len(watched.withheld) > _STAMPS:
+                del watched.withheld[next(iter(watched.withheld))]
+        if bad:
             watched.health.withheld += 1
             return self._synchronizer.withhold(modality, stamp_ns, now_ns)
         if CONSISTENCY in watched.reasons:

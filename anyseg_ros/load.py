@@ -16,6 +16,8 @@ RETURN_SHARE = 0.8
 """A modality that was shed returns when the set with it is predicted to take this share of the budget."""
 _REMEMBERED = 9
 """Measurements that a prediction is the median of: one outlier changes nothing."""
+_TRY_AGAIN = 100
+"""Sets that a modality is shed from before its image's cost is forgotten: nobody measures it meanwhile."""
 
 
 class _Cost:
@@ -26,6 +28,9 @@ class _Cost:
 
     def add(self, seconds: float) -> None:
         self._recent.append(seconds)
+
+    def forget(self) -> None:
+        self._recent.clear()
 
     @property
     def seconds(self) -> float:
@@ -47,6 +52,8 @@ class LoadShedder:
         self._encode = _Cost()
         self._fuse = _Cost()
         self._shed: set[Modality] = set()
+        self._absent = dict.fromkeys(Modality, 0)
+        self._built: set[Modality] = set()
         self.shed: tuple[Modality, ...] = ()
         """modalities that the last set was segmented without"""
 
@@ -78,9 +85,13 @@ class LoadShedder:
                 left_out.append(modality)
                 self._shed.add(modality)
                 self.shed_counts[modality] += 1
+                self._absent[modality] += 1
+                if self._absent[modality] % _TRY_AGAIN == 0:
+                    self._build[modality].forget()
             else:
                 total += cost
                 self._shed.discard(modality)
+                self._absent[modality] = 0
         self._shed.difference_update(cached)
         self.shed = tuple(left_out)
         return left_out
@@ -94,7 +105,9 @@ class LoadShedder:
             fuse_s: seconds for fusing.
         """
         for modality, seconds in build_s.items():
-            self._build[modality].add(seconds)
+            if modality in self._built:  # the first image pays for tables that are kept
+                self._build[modality].add(seconds)
+            self._built.add(modality)
         if build_s:
             self._encode.add(encode_s / len(build_s))
         self._fuse.add(fuse_s)

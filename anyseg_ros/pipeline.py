@@ -20,6 +20,7 @@ from anyseg_ros.engine import Engine, Features
 from anyseg_ros.load import LoadShedder
 from anyseg_ros.modalities import (
     CameraModel,
+    DepthFrame,
     LidarScan,
     ModalityError,
     ModalityImageBuilder,
@@ -38,8 +39,8 @@ _PREPARED = 4
 """Members encoded ahead of their set that are kept a modality; the earliest, as their sets come first."""
 
 _POINTS_A_PIXEL = 1000
-"""A LiDAR that draws fewer pixels than one for so many points is not seen. One that looks all around and
-a camera of 10 by 5 degrees share one point in 200, and a point draws several pixels."""
+"""A range sensor that draws fewer pixels than one for so many points is not seen. A LiDAR that looks all
+around and a camera of 10 by 5 degrees share one point in 200, and a point draws several pixels."""
 
 
 class NoUsableInputError(RuntimeError):
@@ -166,9 +167,7 @@ class Pipeline:
                 self._builders[modality] = make_image_builder(
                     modality, card.encodings[modality], self._grid, sensor
                 )
-        outside = np.ones((card.input_height, card.input_width), bool)
-        outside[self._grid.letterbox.content] = False
-        self._border = outside if outside.any() else None
+        self._border = self._grid.border
         self._cache: dict[Modality, _Encoded] = {}
         self._prepared: dict[Modality, list[_Encoded]] = {}
         self._started.clear()
@@ -197,22 +196,32 @@ class Pipeline:
             )
         image = builder.build(data, end_stamp_ns)
         if isinstance(data, LidarScan):
-            self._check_in_view(image, len(data.points_m))
+            self._check_in_view(image, data.points_m[:, 0], "scan", "LiDAR")
+        elif isinstance(data, DepthFrame):
+            self._check_in_view(image, data.depth_m, "depth image", "depth camera")
         return image
 
-    def _check_in_view(self, image: npt.NDArray[np.uint8], points: int) -> None:
-        """Refuse a scan that is not in the picture: the network would be told that nothing is there.
+    def _check_in_view(
+        self, image: npt.NDArray[np.uint8], points: npt.NDArray[Any], what: str, sensor: str
+    ) -> None:
+        """Refuse points that are not in the picture: the network would be told that nothing is there.
 
         Wrong extrinsics look like this, above all a frame that is not optical where one is expected.
 
         Args:
-            image: uint8[H, W, 3], made from the scan; the first channel is 0 where no point is.
-            points: how many the scan has.
+            image: uint8[H, W, 3], made from the points; the first channel is 0 where none is.
+            points: a value for each point; 0 and NaN are none.
+            what: name of the message.
+            sensor: name of what sent it.
         """
-        if np.count_nonzero(image[..., 0]) < points // _POINTS_A_PIXEL:
+        drawn = np.count_nonzero(image[..., 0])
+        if drawn >= points.size // _POINTS_A_PIXEL:
+            return
+        count = np.count_nonzero(np.abs(points) > 0)
+        if drawn < count // _POINTS_A_PIXEL:
             raise ModalityError(
-                f"hardly any of the scan's {points} points lies in the view of the grid "
-                f"{self._rig.grid_frame_id!r}; check the LiDAR's extrinsics, and that this frame is an "
+                f"hardly any of the {what}'s {count} points lies in the view of the grid "
+                f"{self._rig.grid_frame_id!r}; check the {sensor}'s extrinsics, and that this frame is an "
                 "optical one (z forward, x right)"
             )
 
@@ -333,18 +342,26 @@ class Pipeline:
         shed = self.load.choose(matched.anchor, to_build, tuple(images))
         for modality in shed:
             skipped[modality] = f"left out to keep the latency budget of {self.load.budget_s:g} s"
-        missing = {
-            m: member for m, member in matched.members.items() if m not in images and m not in shed
-        }
-        for modality, member in sorted(missing.items()):
+
+        def build(modality: Modality) -> None:
+            message = matched.members[modality].message
             try:
-                image, seconds = self._image_of(modality, member.message, keys[modality])
+                image, seconds = self._image_of(modality, message, keys[modality])
             except ModalityError as error:
                 skipped[modality] = str(error)
+            except Exception as error:  # whatever is wrong with one sensor, the others are not
+                skipped[modality] = f"unexpected {type(error).__name__}: {error}"
             else:
+                skipped.pop(modality, None)
                 images[modality] = image
                 new[modality] = keys[modality]
                 build_s[modality] = seconds
+
+        for modality in sorted(matched.members):
+            if modality not in images and modality not in shed:
+                build(modality)
+        while shed and not images:  # better late than nothing
+            build(shed.pop(0))
         if not images:
             reasons = "; ".join(f"{m.label}: {reason}" for m, reason in skipped.items())
             raise NoUsableInputError(f"nothing to segment at {matched.stamp_ns} ns: {reasons}")

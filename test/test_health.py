@@ -174,6 +174,27 @@ def test_a_message_delivered_twice_is_no_frozen_sensor():
     assert rig.monitor.health[Modality.CAMERA].withheld == 0
 
 
+def test_a_withheld_message_delivered_again_is_withheld_again():
+    rig = Rig()
+    rig.step()
+    rig.step(BLACK)
+    black = rig.tick * PERIOD
+    rig.step()
+    rig.sets += rig.monitor.add(Modality.CAMERA, black, BLACK, rig.tick * PERIOD + 2 * MS)
+    rig.step()
+    assert rig.uses(BLACK) == 0
+    assert rig.monitor.health[Modality.CAMERA].withheld == 2
+
+
+def test_who_is_accused_is_watched_though_contents_are_not_checked():
+    rig = Rig(HealthSettings(enabled=False))
+    rig.step()
+    rig.monitor.accuse_only({Modality.LIDAR: "departs"})
+    assert rig.status(Modality.LIDAR).state is StreamState.QUARANTINED
+    rig.step()  # the camera alone cannot accuse it
+    assert rig.status(Modality.LIDAR).state is StreamState.LIVE
+
+
 def test_a_quarantine_goes_with_the_monitor_to_another_synchronizer():
     rig, other = Rig(), Rig()
     for _ in range(5):

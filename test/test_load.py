@@ -78,6 +78,31 @@ def test_a_budget_lifted_at_run_time_takes_effect_at_once():
     assert run(load, 0.020) == [] and load.shed == ()
 
 
+def test_what_was_shed_by_one_spike_is_tried_again():
+    load = LoadShedder(0.100)
+    run(load, 0.015, 20)
+    for _ in range(9):  # something else takes the processor while LiDAR images are built
+        load.measure({LIDAR: 0.08}, 0.015, FUSE_S)
+    assert run(load, 0.015) == [LIDAR]
+    assert run(load, 0.015, 150) == []
+
+
+def test_what_is_too_dear_is_tried_once_in_a_hundred_sets():
+    load, kept = LoadShedder(0.100), 0
+    for _ in range(1000):
+        shed = load.choose(CAMERA, (CAMERA, LIDAR))
+        kept += LIDAR not in shed
+        build = {m: 0.2 if m is LIDAR else BUILD_S for m in (CAMERA, LIDAR) if m not in shed}
+        load.measure(build, 0.010 * len(build), FUSE_S)
+    assert 5 <= kept <= 15
+
+
+def test_tables_that_the_first_image_pays_for_are_no_cost():
+    load = LoadShedder(0.100)
+    load.measure({CAMERA: 0.5, DEPTH: 0.5}, 0.020, FUSE_S)
+    assert load.choose(CAMERA, (CAMERA, DEPTH)) == []
+
+
 class SlowEngine:
     """The real engine on a machine that takes 30 ms an image."""
 

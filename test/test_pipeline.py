@@ -289,6 +289,61 @@ def test_a_scan_that_is_not_in_the_picture_is_skipped_and_the_extrinsics_are_nam
         assert "extrinsics" in result.skipped[Modality.LIDAR]
 
 
+def test_depth_that_is_not_in_the_picture_is_skipped_and_the_extrinsics_are_named(engine):
+    data = {
+        "camera": (1000, gray(9)),
+        "depth": (1000, DepthFrame(np.full((64, 128), 5.0, np.float32))),
+    }
+    turned = rig(Modality.CAMERA)
+    # A link's frame, x forward, taken for an optical one.
+    place = RigidTransform.from_quaternion((0.5, -0.5, 0.5, -0.5), (0.1, 0, 0))
+    turned.sensors[Modality.DEPTH] = SensorCalibration("depth", place, CAMERA)
+    result = Pipeline(engine, turned).segment(matched(**data))
+    assert result.used == (Modality.CAMERA,)
+    assert "8192 points" in result.skipped[Modality.DEPTH]
+    assert "depth camera's extrinsics" in result.skipped[Modality.DEPTH]
+    nothing = DepthFrame(np.zeros((64, 128), np.float32))
+    assert not Pipeline(engine, turned).segment(matched(depth=(1000, nothing))).skipped
+
+
+def test_reprojected_depth_keeps_to_the_letterbox(engine):
+    grid = CameraModel.from_fov(64, 64, 60)  # half of the input is border
+    turned = rig(Modality.CAMERA, grid=grid)
+    place = RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.0]))
+    turned.sensors[Modality.DEPTH] = SensorCalibration(
+        "depth", place, CameraModel.from_fov(128, 64, 120)
+    )
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    image = Pipeline(engine, turned).segment(matched(depth=(1000, depth))).images[Modality.DEPTH]
+    assert image[:, 34:94].any() and not image[:, :32].any() and not image[:, 96:].any()
+
+
+def test_whatever_is_wrong_with_one_member_the_others_are_segmented(engine):
+    def broken():
+        raise ZeroDivisionError("a decoder's own")
+
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    result = pipeline.segment(matched(camera=(1000, gray(250)), depth=(1000, broken)))
+    assert result.used == (Modality.CAMERA,)
+    assert result.skipped == {Modality.DEPTH: "unexpected ZeroDivisionError: a decoder's own"}
+
+
+def test_an_anchor_that_cannot_be_used_is_replaced_by_what_the_budget_left_out(engine):
+    def broken():
+        raise ModalityError("cut short")
+
+    pipeline = Pipeline(engine, rig(*MODALITIES), latency_budget_s=1e-6)
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    for stamp in (1000, 2000, 3000):
+        result = pipeline.segment(
+            matched(stamp, camera=(stamp, gray(stamp % 200)), depth=(stamp, depth))
+        )
+    assert result.used == (Modality.CAMERA,) and result.shed == (Modality.DEPTH,)
+    result = pipeline.segment(matched(4000, camera=(4000, broken), depth=(4000, depth)))
+    assert result.used == (Modality.DEPTH,) and result.shed == ()
+    assert result.skipped == {Modality.CAMERA: "cut short"}
+
+
 def test_a_sensor_without_calibration_is_skipped_by_name_but_the_camera_is_the_grids(engine):
     pipeline = Pipeline(engine, rig())
     scan = LidarScan(np.zeros((1, 3), np.float32), np.zeros(1, np.float32))

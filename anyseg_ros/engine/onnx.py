@@ -65,7 +65,9 @@ class OnnxRuntimeEngine(GraphEngine):
             )
         # Operators that the GPU's provider lacks run on the CPU.
         providers = list(dict.fromkeys((wanted, "CPUExecutionProvider")))
-        self._segment = None
+        self._encode: Any = None
+        self._fuse: Any = None
+        self._segment: Any = None
         if is_segment_model(model_dir):
             self._segment, segment = self._load(model_dir, "segment", options, providers)
             self._card = check_segment(model_dir, segment)
@@ -102,9 +104,7 @@ class OnnxRuntimeEngine(GraphEngine):
         return EngineOutput(labels, confidence)
 
     def close(self) -> None:
-        if self._segment is None:
-            del self._encode, self._fuse
-        self._segment = None
+        self._encode = self._fuse = self._segment = None
 
     def _load(
         self, model_dir: Path, graph: str, options: Any, providers: list[str]

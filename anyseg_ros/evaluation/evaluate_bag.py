@@ -384,7 +384,7 @@ def _jobs(parsed: argparse.Namespace) -> tuple[list[Job], list[str]]:
 
 def _single(job: Job, model: Path, options: EvaluationOptions, parsed: argparse.Namespace) -> int:
     mark = _fingerprint(job, model, parsed)
-    status = None if parsed.fresh else _finished(job, mark)
+    status = None if parsed.fresh else _finished(job, mark, parsed)
     if status is not None:
         print(f"{job.name}: done already, see {job.out}; --fresh evaluates it again")
         return status
@@ -453,18 +453,10 @@ def _prepare(folder: Path) -> None:
 def _listeners(bag: Bag, job: Job, parsed: argparse.Namespace, engine: Engine) -> list[Listener]:
     listeners: list[Listener] = []
     if parsed.write_bag is not None:
-        source = job.files[0].resolve()
-        folder = Path(parsed.write_bag) if parsed.write_bag else source.parent
-        listeners.append(OutputBagWriter(folder / f"{bag.name}_anyseg", engine.card.classes))
+        listeners.append(OutputBagWriter(_output_bag(job, parsed), engine.card.classes))
     if parsed.extract is not None:
         listeners.append(
-            DataSetWriter(
-                parsed.extract,
-                parsed.split,
-                job.name if not parsed.part else job.out.name,
-                engine.card.classes,
-                parsed.extract_every,
-            )
+            DataSetWriter(_drive_folder(job, parsed), engine.card.classes, parsed.extract_every)
         )
     return listeners
 
@@ -541,7 +533,7 @@ def _many(jobs: Sequence[Job], model: Path, parsed: argparse.Namespace, lost: in
     todo = []
     marks = {job.name: _fingerprint(job, model, parsed) for job in jobs}
     for job in jobs:
-        status = None if parsed.fresh else _finished(job, marks[job.name])
+        status = None if parsed.fresh else _finished(job, marks[job.name], parsed)
         if status is None:
             todo.append(job)
         else:
@@ -690,13 +682,36 @@ def _fingerprint(job: Job, model: Path, parsed: argparse.Namespace) -> str:
     return digest.hexdigest()
 
 
-def _finished(job: Job, mark: str) -> int | None:
-    """The exit status of an earlier run with the same fingerprint."""
+def _also_written(job: Job, parsed: argparse.Namespace) -> list[Path]:
+    """What is written besides the report: a drive, a bag."""
+    paths = []
+    if parsed.extract is not None:
+        paths.append(_drive_folder(job, parsed))
+    if parsed.write_bag is not None:
+        paths.append(_output_bag(job, parsed))
+    return paths
+
+
+def _drive_folder(job: Job, parsed: argparse.Namespace) -> Path:
+    # A part's folder has the job's name, which differs from that of another recording of the same name.
+    name = job.out.name if parsed.part else job.name
+    return Path(parsed.extract) / parsed.split / name
+
+
+def _output_bag(job: Job, parsed: argparse.Namespace) -> Path:
+    folder = Path(parsed.write_bag) if parsed.write_bag else job.files[0].resolve().parent
+    return folder / f"{bag_name(job.files)}_anyseg"
+
+
+def _finished(job: Job, mark: str, parsed: argparse.Namespace) -> int | None:
+    """The exit status of an earlier run with the same fingerprint, if what it wrote is still there."""
     try:
         done = json.loads((job.out / "finished.json").read_text())
     except (OSError, ValueError):
         return None
-    if done.get("fingerprint") != mark or not (job.out / "results.json").is_file():
+    if done.get("fingerprint") != mark:
+        return None
+    if not all(path.exists() for path in (job.out / "results.json", *_also_written(job, parsed))):
         return None
     return int(done["status"])
 

@@ -15,6 +15,7 @@ A sensor that the recording lacks is written empty and named in ``drive.yaml``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,6 +48,9 @@ from anyseg_ros.pipeline import Segmentation
 
 FORMAT_VERSION = 1
 _MAX_DEPTH_MM = 65535
+_ABOUT, _LISTING = "drive.yaml", "frames.jsonl"
+_LABELS = "labels_sha256"
+"""Key of the digest of the labels as they were extracted."""
 
 
 class ExtractError(ValueError):
@@ -56,17 +60,17 @@ class ExtractError(ValueError):
 class DataSetWriter(Listener):
     """Writes the sets that every sensor of the recording contributed to, some time apart."""
 
-    def __init__(
-        self, root: Path, split: str, drive: str, classes: ClassSet, step_s: float = 0.5
-    ) -> None:
-        """Prepare to write ``<root>/<split>/<drive>``; an earlier extract of that name is replaced.
+    def __init__(self, folder: Path, classes: ClassSet, step_s: float = 0.5) -> None:
+        """Prepare to write a drive; an earlier extract of that name is replaced.
 
         Args:
+            folder: ``<root>/<split>/<recording>``.
+            classes: of the labels.
             step_s: least time between two frames, so that they differ.
         """
-        self.folder = root / split / drive
+        self.folder = folder
         self.frames = 0
-        self._root = root
+        self._root = folder.parents[1]
         self._classes = classes
         self._step_ns = round(step_s * NS_PER_S)
         self._last_ns: int | None = None
@@ -76,15 +80,22 @@ class DataSetWriter(Listener):
         """Create the folders, write the calibration.
 
         Raises:
-            ExtractError: if the folder holds something else, or a data set of other classes.
+            ExtractError: if the folder holds something else, labels that were made by hand, or a data set of
+                other classes.
         """
         self._bag = bag
         self._sensors = walk.sensors
         self._grid = walk.pipeline.grid
         self._write_description()
         if self.folder.exists():
-            if not (self.folder / "drive.yaml").is_file():
+            # An extraction that was stopped has left no drive.yaml, but a listing.
+            if not any((self.folder / name).is_file() for name in (_ABOUT, _LISTING)):
                 raise ExtractError(f"{self.folder} is in the way: it is no drive of a data set")
+            if self._was_labelled():
+                raise ExtractError(
+                    f"the labels in {self.folder / 'label'} were changed since they were extracted, and "
+                    "would be lost: move that folder away, or extract to another data set"
+                )
             shutil.rmtree(self.folder)
         for name in (*(m.label for m in MODALITIES), "label"):
             (self.folder / name).mkdir(parents=True)
@@ -100,7 +111,7 @@ class DataSetWriter(Listener):
         )
         self._calibration = sensors
         self._weather = bag.tags.get("weather", "unknown")
-        self._listing = (self.folder / "frames.jsonl").open("w")
+        self._listing = (self.folder / _LISTING).open("w")
 
     def take(
         self, result: SetResult, output: Segmentation, truth: npt.NDArray[np.uint8] | None
@@ -142,8 +153,18 @@ class DataSetWriter(Listener):
             "empty_sensors": [m.label for m in MODALITIES if m not in self._sensors],
             "frames": self.frames,
             "labelled_frames": self._labelled,
+            _LABELS: _digest(self.folder / "label"),
         }
-        (self.folder / "drive.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+        (self.folder / _ABOUT).write_text(yaml.safe_dump(about, sort_keys=False))
+
+    def _was_labelled(self) -> bool:
+        """Whether the labels are not those that were extracted."""
+        try:
+            about = yaml.safe_load((self.folder / _ABOUT).read_text())
+            written = about.get(_LABELS)
+        except (OSError, yaml.YAMLError, AttributeError):
+            return False
+        return written is not None and written != _digest(self.folder / "label")
 
     def _write_description(self) -> None:
         path = self._root / "dataset.yaml"
@@ -216,6 +237,14 @@ class DataSetWriter(Listener):
         camera = self._grid.camera
         shape = (camera.height, camera.width)
         return np.zeros((*shape, channels) if channels else shape, kind)
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _write_image(path: Path, image: npt.NDArray) -> None:

@@ -67,6 +67,9 @@ def _camera_from_dict(data: Any, where: str) -> CameraModel:
             f"{where}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}"
         )
     try:
+        for side in ("width", "height"):
+            if int(data[side]) != data[side]:
+                raise ValueError(f"{side} is {data[side]}; expected a whole number of pixels")
         return CameraModel(
             width=int(data["width"]),
             height=int(data["height"]),
@@ -148,8 +151,14 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
         else:
             unplaced[modality] = camera
             continue
-        sensors[modality] = SensorCalibration(str(entry.get("frame_id", "")), transform, camera)
-    return RigCalibration(grid, str(data["grid"].get("frame_id", "")), sensors, unplaced)
+        frame_id = str(entry.get("frame_id") or "")
+        sensors[modality] = SensorCalibration(frame_id, transform, camera)
+    frame_id = str(data["grid"].get("frame_id") or "")
+    if not frame_id:
+        raise CalibrationError(
+            f"{where}: grid: frame_id is missing; the segmentation is published in it"
+        )
+    return RigCalibration(grid, frame_id, sensors, unplaced)
 
 
 def load_calibration(path: Path) -> RigCalibration:

@@ -48,6 +48,7 @@ class DepthImageBuilder:
         self._sensor = sensor
         self._reprojection: _Reprojection | None = None
         self._grid_slope_y = grid.input_camera.rays()[..., 1]
+        self._border = grid.border
 
     def build(self, frame: DepthFrame) -> npt.NDArray[np.uint8]:
         """uint8[H, W, 3] in the grid's input.
@@ -71,9 +72,11 @@ class DepthImageBuilder:
             self._reprojection = reprojection
         where, metres, height_m, farthest_m = reprojection(depth)
         target = self._grid.input_camera
-        picture = np.zeros((target.height * target.width, 3), np.uint8)
-        picture[where] = self._encode(metres, height_m, farthest_m=farthest_m)
-        return picture.reshape(target.height, target.width, 3)
+        picture = np.zeros((target.height, target.width, 3), np.uint8)
+        picture.reshape(-1, 3)[where] = self._encode(metres, height_m, farthest_m=farthest_m)
+        if self._border is not None:
+            picture[self._border] = 0
+        return picture
 
     def _encode(
         self,

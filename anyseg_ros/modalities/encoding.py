@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 from anyseg_ros.modalities.errors import ModalityError
 from anyseg_ros.modality import Modality
@@ -62,7 +63,8 @@ def resolve_settings(modality: Modality, spec: EncodingSpec) -> dict[str, float]
     """Settings of ``spec`` with defaults filled in.
 
     Raises:
-        ModalityError: if the project has no such encoding, or the encoding no such setting.
+        ModalityError: if the project has no such encoding, the encoding no such setting, or a value cannot
+            work.
     """
     known = ENCODINGS[modality]
     if spec.name not in known:
@@ -75,4 +77,22 @@ def resolve_settings(modality: Modality, spec: EncodingSpec) -> dict[str, float]
             f"{modality.label} encoding {spec.name} has no setting {', '.join(unknown)}; "
             f"it has {', '.join(known[spec.name]) or 'none'}"
         )
-    return {**known[spec.name], **spec.settings}
+    settings = {**known[spec.name], **spec.settings}
+    what = f"{modality.label} encoding {spec.name}"
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ModalityError(f"{what}: {name} is {value!r}; expected a number")
+    for name, value in settings.items():
+        where = f"{what}: {name} is {value!r}"
+        if value <= 0 and not name.endswith("_height_m"):
+            raise ModalityError(f"{where}; expected one above 0")
+        if name.endswith("_px") and value != int(value):
+            raise ModalityError(f"{where}; expected a whole number")
+        if name.startswith("min_") and value >= settings[f"max_{name.removeprefix('min_')}"]:
+            raise ModalityError(f"{where}, which is not below max_{name.removeprefix('min_')}")
+    return settings
+
+
+def event_window_s(spec: EncodingSpec) -> float:
+    """Seconds of events that an event encoding looks at."""
+    return resolve_settings(Modality.EVENT, spec)["window_s"]

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
 
+_UNDISTORT = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 100, 1e-9)
+
 DISTORTION_LENGTHS = {"plumb_bob": (4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
 """Distortion models of ``CameraInfo`` and the number of coefficients each takes."""
 
@@ -40,7 +42,7 @@ class RigidTransform:
         """Build from a quaternion in ROS order (x, y, z, w) and a translation.
 
         Raises:
-            ValueError: if the quaternion has no length, or either has the wrong size.
+            ValueError: if the quaternion has no length, or either has the wrong size or is not finite.
         """
         q = np.asarray(rotation_xyzw, np.float64)
         t = np.asarray(translation_m, np.float64)
@@ -48,6 +50,8 @@ class RigidTransform:
             raise ValueError(
                 f"rotation must have 4 numbers (x, y, z, w) and translation 3; got {q.shape} and {t.shape}"
             )
+        if not np.isfinite(t).all():
+            raise ValueError(f"translation {t.tolist()} is not finite")
         norm = np.linalg.norm(q)
         if not np.isfinite(norm) or norm < 1e-6:
             raise ValueError(f"rotation quaternion {q.tolist()} has no direction")
@@ -176,15 +180,16 @@ class CameraModel:
         else:
             pixels = np.stack([u, v], -1).reshape(-1, 1, 2).astype(np.float64)
             coefficients = np.asarray(self.distortion, np.float64)
-            undistort = (
-                cv2.fisheye.undistortPoints
-                if self.distortion_model == "equidistant"
-                else cv2.undistortPoints
-            )
-            normal: npt.NDArray = undistort(pixels, self.matrix, coefficients).reshape(
-                self.height, self.width, 2
-            )
-            x, y = normal[..., 0], normal[..., 1]
+            normal: npt.NDArray
+            if self.distortion_model == "equidistant":
+                normal = cv2.fisheye.undistortPoints(pixels, self.matrix, coefficients)
+            else:
+                # Its own 5 iterations leave wide depth cameras tens of pixels off.
+                same = np.eye(3)
+                normal = cv2.undistortPointsIter(
+                    pixels, self.matrix, coefficients, same, same, _UNDISTORT
+                )
+            x, y = np.moveaxis(normal.reshape(self.height, self.width, 2), -1, 0)
         return np.stack([x, y, np.ones_like(x)], -1).astype(np.float32)
 
     def resized(self, width: int, height: int) -> CameraModel:
@@ -291,3 +296,10 @@ class SegmentationGrid:
     def input_camera(self) -> CameraModel:
         """Intrinsics of the grid at the network's input size, border included."""
         return self.letterbox.camera(self.camera)
+
+    @property
+    def border(self) -> npt.NDArray[np.bool_] | None:
+        """bool[H, W] of the network's input: outside the grid; ``None`` if there is nothing."""
+        outside = np.ones((self.letterbox.height, self.letterbox.width), bool)
+        outside[self.letterbox.content] = False
+        return outside if outside.any() else None

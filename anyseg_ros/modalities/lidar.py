@@ -28,9 +28,7 @@ class LidarImageBuilder:
     ) -> None:
         self._settings = resolve_settings(Modality.LIDAR, spec)
         self._camera = grid.input_camera
-        outside = np.ones((self._camera.height, self._camera.width), bool)
-        outside[grid.letterbox.content] = False
-        self._border = np.flatnonzero(outside) if outside.any() else None
+        self._border = grid.border
         self._grid_from_sensor = sensor.grid_from_sensor
 
     def build(self, scan: LidarScan) -> npt.NDArray[np.uint8]:
@@ -64,8 +62,8 @@ class LidarImageBuilder:
             values[1, part] = linear_byte(-y, settings["min_height_m"], settings["max_height_m"])
         values[2] = linear_byte(scan.intensity, 0.0, 1.0)
         where, which = canvas.visible()
-        picture = np.zeros((camera.height * camera.width, 3), np.uint8)
-        picture[where] = np.ascontiguousarray(values.T)[which]
+        picture = np.zeros((camera.height, camera.width, 3), np.uint8)
+        picture.reshape(-1, 3)[where] = np.ascontiguousarray(values.T)[which]
         if self._border is not None:
             picture[self._border] = 0
-        return picture.reshape(camera.height, camera.width, 3)
+        return picture

@@ -48,6 +48,8 @@ _COMPARED_POINTS = 1 << 15
 """Points among which neighbours are looked for."""
 _GOLDEN_RATIO = 0.6180339887
 _SECTORS = 36
+_NEW_USUAL = 600
+"""Partial scans in a row, a minute at 10 Hz, after which what is usual is learned anew."""
 """Sectors of 10 degrees of azimuth around a LiDAR."""
 _RECENT = 4
 """Messages that a new one may repeat; a driver stuck in a ring of buffers repeats its last few."""
@@ -392,6 +394,7 @@ class QualityChecker:
         self._recent: deque[npt.NDArray[Any]] = deque(maxlen=_RECENT)
         self._usual_points = _Usual()
         self._usual_sectors = _Usual()
+        self._partial_scans = 0
         self._usual_rate = _Usual()
         self._usual_clumping = _Usual()
         self._event_size = (1, 1)
@@ -468,7 +471,22 @@ class QualityChecker:
             return Finding(
                 Fault.EMPTY, f"{seen.points} points with an echo (limit {limits.min_points})"
             )
-        usual = self._usual_points.value
+        partial = self._partial(seen)
+        found = repeated or self._lidar_noise(scan, seen)
+        self._partial_scans = 0 if partial is None or found is not None else self._partial_scans + 1
+        if partial is not None and self._partial_scans < _NEW_USUAL:
+            return partial
+        if partial is not None:  # what lasts is the surroundings: a yard after a hall
+            self._usual_points, self._usual_sectors = _Usual(), _Usual()
+            self._partial_scans = 0
+        if found is None:
+            self._usual_points.learn(seen.points)
+            self._usual_sectors.learn(seen.sectors)
+        return found
+
+    def _partial(self, seen: LidarMeasures) -> Finding | None:
+        """Whether much of the scan is missing that usually is there."""
+        limits, usual = self.limits, self._usual_points.value
         if usual is not None:
             self.measured["min_usual_share"] = seen.points / float(usual)
         if usual is not None and seen.points < limits.min_usual_share * usual:
@@ -484,11 +502,7 @@ class QualityChecker:
                 f"no echo in {missing:.0%} of the directions that usually have some "
                 f"(limit {limits.missing_sectors:.0%})",
             )
-        found = repeated or self._lidar_noise(scan, seen)
-        if found is None:
-            self._usual_points.learn(seen.points)
-            self._usual_sectors.learn(seen.sectors)
-        return found
+        return None
 
     def _lidar_noise(self, scan: LidarScan, seen: LidarMeasures) -> Finding | None:
         """Random points, whatever the order of the true ones: a driver may send them ring by ring, as

@@ -34,6 +34,7 @@ from anyseg_ros.modalities import (
     CameraModel,
     ModalityError,
     SensorData,
+    event_window_s,
     load_calibration,
 )
 from anyseg_ros.modality import Modality, subset_name
@@ -322,7 +323,7 @@ class SegmentationNode(LifecycleNode):
                 max_age_s=sensor.max_age_s,
                 expected_rate_hz=sensor.expected_rate_hz,
                 windowed=windowed,
-                window_s=float(event.settings.get("window_s", 0.05)) if event else 0.05,
+                window_s=event_window_s(event) if event else 0.05,
             )
         self._synchronizer = Synchronizer(
             configs,
@@ -510,7 +511,7 @@ class SegmentationNode(LifecycleNode):
         consistency, health = self._consistency, self._health
         if consistency is not None and health is not None:
             verdict = consistency.after(pipeline, result, health.suspects())
-            if verdict is not None:
+            if verdict is not None and consistency is self._consistency:
                 self._verdict = verdict
 
     def _on_failure(self, matched: MatchedSet, error: Exception) -> None:
@@ -538,6 +539,10 @@ class SegmentationNode(LifecycleNode):
             self._health.configure(self._settings.health)
         if self._consistency is not None:
             self._consistency.settings = self._settings.consistency
+            if before.consistency.every and not self._settings.consistency.every:
+                self._start_consistency()  # nobody is left who could absolve the accused
+                if self._health is not None:
+                    self._health.accuse_only({})
         if self._pipeline is not None:
             self._pipeline.load.budget_s = self._settings.latency_budget_s
         if self._active and times_changed:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 
 NS_PER_S = 1_000_000_000
 
@@ -117,10 +118,10 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "max_age_s", "window_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.tolerance_s >= 0:
-            raise ValueError(f"tolerance_s must not be negative, got {self.tolerance_s}")
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 <= self.tolerance_s < inf:
+            raise ValueError(f"tolerance_s must be finite and not negative, got {self.tolerance_s}")
         if self.expected_rate_hz is not None and not self.expected_rate_hz > 0:
             raise ValueError(f"expected_rate_hz must be positive, got {self.expected_rate_hz}")
 
@@ -222,6 +223,7 @@ class Stream:
         self._late_bound: tuple[int, int] | None = None
         self._behind: deque[int] = deque(maxlen=PACE_LEARN)
         self._usual_behind_ns: int | None = None
+        self._usual_delay_ns = 0
         self._late = False
 
     # --- liveness, on receipt time ------------------------------------------------------------
@@ -375,15 +377,21 @@ class Stream:
     def note_behind(self, behind_ns: int) -> None:
         """Judge the lateness by how far the stream's latest delay is over the others'."""
         self._behind.append(behind_ns)
+        delay = self._typical(list(self._delays)[-PACE_SAMPLES:])
         if self._usual_behind_ns is None:
             if len(self._behind) >= PACE_LEARN:
                 self._usual_behind_ns = self._typical(self._behind)
+                self._usual_delay_ns = delay
             return
         over = [value - self._usual_behind_ns for value in list(self._behind)[-PACE_SAMPLES:]]
-        if min(over) > LATE_LIMIT_NS:
-            self._late = True
-        elif max(over) < LATE_BACK_NS:
+        if max(over) < LATE_BACK_NS:
             self._late = False
+        elif min(over) > LATE_LIMIT_NS:
+            self._late = delay - self._usual_delay_ns > LATE_LIMIT_NS
+            if not self._late:
+                # Its own delay is what it was: the others have become punctual, and that is usual now.
+                self._behind.clear()
+                self._usual_behind_ns = None
 
     # --- believability, on stamps -------------------------------------------------------------
 
@@ -420,6 +428,8 @@ class Stream:
             and self._home_lateness_ns is not None
             and others is not None
             and abs(delay - others.latest_ns - self._home_lateness_ns) > BACK_LIMIT_NS
+            # One that was late when its stamps jumped may come back punctual.
+            and abs(delay - others.latest_ns) > BACK_LIMIT_NS
         ):
             return self._distrust
         return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -113,8 +114,8 @@ class Synchronizer(Generic[K]):
                 f"priority must list every stream once: got {list(priority)}, "
                 f"streams are {list(configs)}"
             )
-        if not max_wait_s >= 0:
-            raise ValueError(f"max_wait_s must not be negative, got {max_wait_s}")
+        if not 0 <= max_wait_s < inf:
+            raise ValueError(f"max_wait_s must be finite and not negative, got {max_wait_s}")
         if buffer_size < 1:
             raise ValueError(f"buffer_size must be at least 1, got {buffer_size}")
         self._priority = tuple(priority)
@@ -460,7 +461,8 @@ class Synchronizer(Generic[K]):
 
     def _oldest_useful_ns(self, stream: Stream) -> int:
         """Stamp before which a message can be in no set to come."""
-        keep = max(stream.max_age_ns, stream.window_ns)
+        # Packets that end max_age before the anchor are handed over with a whole window before that.
+        keep = stream.max_age_ns + stream.window_ns
         oldest = -(1 << 63)
         if self._last_output_ns is not None:
             oldest = self._last_output_ns - keep

@@ -354,6 +354,33 @@ def test_an_extracted_drive_is_read_by_training(tiny_model, tmp_path, labels):
     assert f"labelled_frames: {4 if labels else 0}" in about
 
 
+def test_labels_made_by_hand_are_not_extracted_over(tiny_model, tmp_path, capsys):
+    path = write_bag(tmp_path / "drive", 2.0, labels=False)
+    root = tmp_path / "data"
+    extract = (tiny_model, tmp_path / "out", path, "--extract", root)
+    assert run(*extract) == DONE
+    assert run(*extract, "--extract-every", "0.4") == DONE, "nothing was labelled"
+    drive = root / "train" / "drive"
+    label = drive / "label" / "000001.png"
+    cv2.imwrite(str(label), np.zeros((64, 128), np.uint8))
+    made = label.read_bytes()
+    assert run(*extract) == FAILED
+    assert "were changed since they were extracted" in capsys.readouterr().err
+    assert label.read_bytes() == made
+    (drive / "drive.yaml").unlink()  # as if it had been stopped
+    assert run(*extract) == DONE
+
+
+def test_what_was_extracted_and_is_gone_is_extracted_again(recording, tiny_model, tmp_path):
+    root, bags = tmp_path / "data", tmp_path / "bags"
+    both = (tiny_model, tmp_path / "out", recording, "--extract", root, "--write-bag", bags)
+    for written in (root / "train" / recording.stem, bags / f"{recording.stem}_anyseg"):
+        assert run(*both) == DONE
+        shutil.rmtree(written)
+        assert run(*both) == DONE
+        assert written.is_dir()
+
+
 def test_a_data_set_of_other_classes_is_not_mixed_in(recording, tiny_model, tmp_path, capsys):
     root = tmp_path / "data"
     root.mkdir()

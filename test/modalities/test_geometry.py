@@ -43,6 +43,23 @@ def test_rays_are_the_inverse_of_projection(model, coefficients):
     np.testing.assert_allclose(pixels, np.stack([u, v], -1), atol=0.02)
 
 
+def test_rays_of_a_wide_and_distorted_depth_camera():
+    """As a time-of-flight camera of 120 degrees describes itself."""
+    coefficients = (5.3, 3.3, -1e-4, 3e-5, 0.17, 5.6, 5.0, 0.9)
+    camera = CameraModel(512, 512, 252, 252, 258, 257, "rational_polynomial", coefficients)
+    pixels = camera.project(camera.rays().reshape(-1, 3)).reshape(512, 512, 2)
+    u, v = np.meshgrid(np.arange(512), np.arange(512))
+    error = np.hypot(*np.moveaxis(pixels - np.stack([u, v], -1), -1, 0))
+    seen = np.hypot(u - 258, v - 257) < 250
+    assert np.percentile(error[seen], 99) < 0.1
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_place_that_is_no_number_is_refused(wrong):
+    with pytest.raises(ValueError, match="not finite"):
+        RigidTransform.from_quaternion((0, 0, 0, 1), (wrong, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

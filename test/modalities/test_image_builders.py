@@ -433,6 +433,24 @@ def test_an_unknown_encoding_and_setting_are_refused_by_name():
         builder(Modality.CAMERA, spec=EncodingSpec("rgb", {"gamma": 2.2}))
 
 
+@pytest.mark.parametrize(
+    ("modality", "settings", "said"),
+    [
+        (Modality.DEPTH, {"min_m": 0.0}, "min_m is 0.0; expected one above 0"),
+        (Modality.DEPTH, {"max_m": 1.0}, "min_m is 1.0, which is not below max_m"),
+        (Modality.DEPTH, {"min_height_m": 7.0}, "min_height_m is 7.0, which is not below"),
+        (Modality.EVENT, {"saturation": 0.0}, "saturation is 0.0; expected one above 0"),
+        (Modality.EVENT, {"window_s": float("nan")}, "window_s is nan; expected a number"),
+        (Modality.LIDAR, {"splat_width_px": 2.5}, "splat_width_px is 2.5; expected a whole number"),
+        (Modality.LIDAR, {"max_m": "far"}, "max_m is 'far'; expected a number"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(modality, settings, said):
+    name = DEFAULT_ENCODINGS[modality].name
+    with pytest.raises(ModalityError, match=said):
+        builder(modality, spec=EncodingSpec(name, settings))
+
+
 def test_data_of_another_sensor_is_refused():
     with pytest.raises(ModalityError, match="depth takes DepthFrame, got LidarScan"):
         builder(Modality.DEPTH).build(

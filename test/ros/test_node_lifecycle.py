@@ -22,6 +22,7 @@ from tiny_model import tiny_card, write_tiny_model
 from anyseg_ros.modalities import SensorCalibration, save_calibration
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.node import SegmentationNode
+from anyseg_ros.sync import StreamState
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -216,6 +217,24 @@ def test_parameters_change_at_run_time_where_safe(values):
         assert host.node.trigger_deactivate() == SUCCESS
         assert host.node.trigger_cleanup() == SUCCESS
         assert change("camera.topic", "/other").successful
+
+
+def test_switching_the_consistency_check_off_frees_whom_it_accused(values):
+    with domain() as number, Host(number, **values) as host:
+        node = host.node
+        node.set_parameters([Parameter("consistency.every", value=5)])
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+        node._health.accuse_only({Modality.LIDAR: "departs"})
+
+        def state() -> StreamState:
+            now = node._now_ns()
+            node._synchronizer.add(Modality.LIDAR, now, None, now)
+            return node._synchronizer.status(node._now_ns())[Modality.LIDAR].state
+
+        assert state() is StreamState.QUARANTINED
+        assert node.set_parameters([Parameter("consistency.every", value=0)])[0].successful
+        assert state() is not StreamState.QUARANTINED
 
 
 def publish_good(publishers, index: int) -> None:

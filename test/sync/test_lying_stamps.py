@@ -142,6 +142,38 @@ def test_a_majority_decides_what_time_it_is():
     assert longest_gap_s(outputs) < 0.5
 
 
+def late(arrivals, key, from_s, to_s, by_s):
+    """Delay what a stream sends in a stretch of time."""
+    moved = [
+        Arrival(a.receipt_ns + round(by_s * S), a.key, a.stamp_ns)
+        if a.key is key and from_s <= a.receipt_ns / S - 50 < to_s
+        else a
+        for a in arrivals
+    ]
+    return sorted(moved, key=lambda a: a.receipt_ns)
+
+
+@pytest.mark.parametrize("keys", [(CAMERA, LIDAR), MODALITIES], ids=len)
+def test_who_was_late_when_its_stamps_jumped_may_come_back_punctual(keys):
+    """An overloaded LiDAR restarts, and tells atomic time until its clock is set."""
+    arrivals = make_arrivals({key: RIG[key] for key in keys}, 30.0)
+    arrivals = shift(arrivals, {LIDAR}, 10, 13, -37)
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(late(arrivals, LIDAR, 5, 13, 0.7))
+    assert player.sync.status(80 * S)[LIDAR].state is StreamState.LIVE
+    last = [o for o in outputs if o.now_ns > 75 * S]
+    assert sum(LIDAR in o.matched.members for o in last) > 0.9 * len(last)
+
+
+@pytest.mark.parametrize("keys", [(CAMERA, LIDAR), MODALITIES], ids=len)
+def test_a_host_clock_that_is_wrong_for_a_moment_costs_no_stream(keys):
+    arrivals = make_arrivals({key: RIG[key] for key in keys}, 20.0)
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(shift(arrivals, set(keys), 10, 10.3, 0.6))
+    last = [o for o in outputs if o.now_ns > 65 * S]
+    assert all(CAMERA in o.matched.members for o in last) and len(last) > 40
+
+
 def test_half_is_no_majority():
     arrivals = shift(make_arrivals(RIG, 7.0), {CAMERA, DEPTH}, 3.0, 99, -10)
     player = Player(rig_config(), believable=False)

@@ -133,6 +133,34 @@ def test_a_camera_that_was_always_late_leads():
     assert {s.anchor for s in outputs(sets, 2000, 7000)} == {"camera"}
 
 
+@pytest.mark.parametrize("others", [(), ("depth",)])
+def test_who_never_changed_is_not_late_because_another_has_become_punctual(others):
+    messages = (
+        every(33, 0, 40000, "camera", 20)
+        + every(100, 20, 2000, "lidar", 300)  # a slow start
+        + every(100, 2020, 40000, "lidar", 20)
+    )
+    for key in others:
+        messages += every(33, 10, 40000, key, 25)
+    sync, sets = play(messages, priority=("camera", *others, "lidar"))
+    status = sync.status(39_990 * MS)
+    assert status["camera"].impairment is Impairment.NONE
+    assert sync.anchor == "camera"
+    assert len(outputs(sets, 30000, 39000)) == pytest.approx(9000 / 33, abs=2)
+
+
+def test_who_was_late_and_is_as_it_was_leads_again():
+    messages = (
+        every(100, 0, 5000, "camera", 20)
+        + every(100, 5000, 10000, "camera", 350)
+        + every(100, 10000, 20000, "camera", 20)
+        + every(100, 20, 20000, "lidar")
+    )
+    _, sets = play(messages)
+    assert {s.anchor for s in outputs(sets, 6500, 9500)} == {"lidar"}
+    assert {s.anchor for s in outputs(sets, 12000, 19000)} == {"camera"}
+
+
 def test_late_is_named():
     messages = every(100, 0, 5000, "camera") + every(100, 5000, 8000, "camera", delay=305)
     sync, _ = play(messages + every(100, 20, 8000, "lidar"))

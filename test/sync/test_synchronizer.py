@@ -297,6 +297,25 @@ def test_small_steps_back_of_the_receipt_clock_are_levelled():
     assert sync.epoch == 0
 
 
+def test_late_packets_are_handed_over_with_a_whole_window():
+    """An event camera 250 ms behind, as far as its age allows."""
+    event = StreamConfig(0.5, 0.06, 0.25, windowed=True, window_s=0.1)
+    sync = Synchronizer(
+        {"camera": StreamConfig(0.5, 0.06, 0.25), "event": event}, ["camera", "event"], 0.1
+    )
+    arrivals = [(t + 20, "camera", t) for t in range(0, 5000, 33)]
+    arrivals += [(t + 250, "event", t) for t in range(0, 5000, 5)]
+    sets = []
+    for now, key, stamp in sorted(arrivals):
+        while (d := sync.next_deadline_ns()) is not None and d < now * MS:
+            sets += sync.poll(d)
+        sets += sync.add(key, stamp * MS, stamp, now * MS)
+    last = [m.members["event"] for m in sets[-50:] if "event" in m.members]
+    assert len(last) > 40
+    for member in last:
+        assert member.stamp_ns / MS - member.message[0] >= 95, "a packet covers 5 ms"
+
+
 def test_newest_set_wins_and_the_skipped_are_counted():
     box: NewestSet[str] = NewestSet()
     sets = fed(pair(), 500)
@@ -339,6 +358,8 @@ def test_wrong_arguments_are_named(arguments, complaint):
         ("expected_rate_hz", 0),
         ("window_s", -1),
         ("timeout_s", float("nan")),
+        ("max_age_s", float("inf")),
+        ("tolerance_s", float("inf")),
     ],
 )
 def test_wrong_stream_configuration_is_named(name, value):
