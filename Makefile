@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# ROS 2 set up in the shell puts its own packages before the ones installed here.
+## ROS 2 set up in the shell puts its own packages before the ones installed here.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -34,7 +34,7 @@ $(VENV)/.development: $(VENV)/.runtime
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m anyseg_ros.ros.demo --out out/demo
 
-# The renderer draws through EGL, which comes as Debian packages.
+## The renderer draws through EGL, which comes as Debian packages.
 renderer:
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libEGL.so.1"); ctypes.CDLL("libOpenGL.so.0")' 2>/dev/null || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

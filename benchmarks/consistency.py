@@ -333,7 +333,9 @@ def some_drives(root: Path, split: str, drives: int) -> list[StreetFrame]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--street", type=Path, default=ROOT / "data/street")
     parser.add_argument("--model", default="")
     parser.add_argument("--drives", type=int, default=0, help="of each split; 0: all")

@@ -174,7 +174,9 @@ def costs() -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--street", type=Path, default=ROOT / "data/street")
     parser.add_argument("--recording", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, default=RESULTS)

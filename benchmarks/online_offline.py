@@ -229,7 +229,9 @@ def compare(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="", help="model folder or name (default: the shipped)")
     parser.add_argument("--rate", type=float, default=1.0, help="speed of the drive")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -181,7 +181,9 @@ def measure(runs: list[list[Emitted]], slop_s: float) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slop", type=float, default=0.05, help="seconds")
     parser.add_argument("--max-wait", type=float, default=0.1, help="ours, seconds")
     parser.add_argument("--queue-size", type=int, default=20, help="message_filters'")

@@ -164,7 +164,9 @@ def measure(batch: Pairs, bf16: bool, rounds: int) -> dict[str, tuple[float, flo
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--height", type=int, default=128)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from anyseg_ros.classes import ClassSet
+from anyseg_ros.engine import EngineError
 from anyseg_ros.engine.base import EngineOutput
 from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
@@ -282,5 +283,5 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (CheckpointError, ExportError) as error:
+    except (CheckpointError, EngineError, ExportError) as error:
         sys.exit(f"export: {error}")

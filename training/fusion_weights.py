@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anyseg_ros.engine import ModelCard
+from anyseg_ros.engine import EngineError, ModelCard
 from anyseg_ros.evaluation.metrics import ConfusionMatrix
 from anyseg_ros.modality import Modality, all_subsets, subset_name
 from training.data.batches import split_planes
@@ -233,5 +233,5 @@ def _weights(text: str) -> dict[Modality, float]:
 if __name__ == "__main__":
     try:
         main()
-    except (CheckpointError, DataSetError, ExportError) as error:
+    except (CheckpointError, DataSetError, EngineError, ExportError) as error:
         sys.exit(f"fusion_weights: {error}")

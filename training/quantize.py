@@ -26,7 +26,7 @@ import numpy.typing as npt
 from onnxruntime import quantization
 from tqdm import tqdm
 
-from anyseg_ros.engine import ModelError
+from anyseg_ros.engine import EngineError, ModelError
 from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from training.data.batches import draw_subsets, split_planes
@@ -204,5 +204,5 @@ def main(arguments: list[str] | None = None) -> float:
 if __name__ == "__main__":
     try:
         main()
-    except (DataSetError, ModelError) as error:
+    except (DataSetError, EngineError, ModelError) as error:
         sys.exit(f"quantize: {error}")

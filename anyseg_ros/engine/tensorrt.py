@@ -62,7 +62,7 @@ class TensorRtEngine(GraphEngine):
             import tensorrt
         except ImportError as error:
             raise EngineError(
-                f"{error.name} is not installed; install the extra: pip install 'anyseg_ros[tensorrt]'"
+                f"{error.name} is not installed; install the extra: pip install -e '.[tensorrt]'"
             ) from None
         if is_segment_model(model_dir):
             raise EngineError(f"{model_dir} holds one graph 'segment', which ONNX Runtime runs")

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             engine = load_engine(model, parsed.engine, parsed.threads)
             return _evaluate_here(jobs[0], engine, options, parsed)
         for problem in problems:
-            print(f"evaluate_bag: {problem}", file=sys.stderr)
+            print(f"anyseg-evaluate: {problem}", file=sys.stderr)
         if not jobs:
             return FAILED
         if len(jobs) == 1 and not problems:
@@ -104,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ModalityError,
         ResourceError,
     ) as error:
-        print(f"evaluate_bag: {error}", file=sys.stderr)
+        print(f"anyseg-evaluate: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
-        print("evaluate_bag: interrupted; start it again to go on", file=sys.stderr)
+        print("anyseg-evaluate: interrupted; start it again to go on", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -216,7 +216,8 @@ def _parser() -> argparse.ArgumentParser:
         "--params",
         type=Path,
         metavar="FILE",
-        help="a node's parameter file: timeouts, tolerances, health, priority; nothing else of it",
+        help="a node's parameter file: timing, priority, health, consistency, lidar.intensity_max; not its "
+        "topics and calibration",
     )
     group.add_argument(
         "--clock",
@@ -420,10 +421,10 @@ def _evaluate_here(
         write_tables(job.out, evaluation)
         page = _write_page(job.out, evaluation)
     except (BagError, SourceError, ExtractError) as error:
-        print(f"evaluate_bag: {error}", file=sys.stderr, flush=True)
+        print(f"anyseg-evaluate: {error}", file=sys.stderr, flush=True)
         return FAILED
     except OSError as error:  # a disk that is full or gone
-        print(f"evaluate_bag: {job.name}: {error}", file=sys.stderr, flush=True)
+        print(f"anyseg-evaluate: {job.name}: {error}", file=sys.stderr, flush=True)
         return FAILED
     for remark in evaluation.results["remarks"]:
         print(f"  ! {remark}")
@@ -519,7 +520,9 @@ def _write_page(folder: Path, evaluation: Evaluation) -> Path | None:
     try:
         from anyseg_ros.evaluation.replay_report import write_replay_report
     except ImportError as error:
-        print(f"no report page: {error.name} is not installed (pip install 'anyseg_ros[report]')")
+        print(
+            f"no report page: {error.name} is not installed (the extra report: pip install -e '.[report]')"
+        )
         return None
     return write_replay_report(folder, evaluation)
 
@@ -626,7 +629,7 @@ def _run_part(
     try:
         _prepare(job.out)
     except UsageError as error:
-        print(f"evaluate_bag: {error}", file=sys.stderr, flush=True)
+        print(f"anyseg-evaluate: {error}", file=sys.stderr, flush=True)
         return FAILED
     command = [
         *(sys.executable, "-m", "anyseg_ros.evaluation.evaluate_bag", *map(str, job.files)),
@@ -647,7 +650,7 @@ def _run_part(
                 log.write(line)
         status = process.wait()
         if status not in (DONE, FAILED, WRONG_USE, PARTIAL):
-            log.write(f"evaluate_bag: the process ended with status {status}\n")
+            log.write(f"anyseg-evaluate: the process ended with status {status}\n")
     return status
 
 

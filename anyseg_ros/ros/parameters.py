@@ -181,7 +181,7 @@ def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
         ParameterSpec(
             f"{label}.expected_rate",
             0.0,
-            "Rate in Hz below which diagnostics warn; 0 for no warning.",
+            "Usual rate in Hz; below 80 % is a warning, and an anchor far below gives way. 0: learned.",
             0.0,
             10000.0,
             live=True,

@@ -172,7 +172,7 @@ def test_damage_and_failure_have_exit_codes_of_their_own(recording, tiny_model, 
     assert run(tiny_model, tmp_path, tmp_path / "nowhere") == FAILED
     told = capsys.readouterr().err
     assert "empty.mcap cannot be read" in told and "nowhere: no such file" in told
-    assert all(line.startswith("evaluate_bag: ") for line in told.splitlines())
+    assert all(line.startswith("anyseg-evaluate: ") for line in told.splitlines())
 
     silent = write_bag(tmp_path / "silent", 0.0, transforms=False, infos=False)
     assert run(tiny_model, tmp_path, silent) == FAILED
