@@ -43,6 +43,10 @@ _POINTS_A_PIXEL = 1000
 around and a camera of 10 by 5 degrees share one point in 200, and a point draws several pixels."""
 
 
+_NO_RETURN_M = 1e5
+"""What is not nearer is how some drivers write that there was no echo: infinity, the largest float."""
+
+
 class NoUsableInputError(RuntimeError):
     """Not one member of a matched set could be turned into a modality image."""
 
@@ -210,14 +214,15 @@ class Pipeline:
 
         Args:
             image: uint8[H, W, 3], made from the points; the first channel is 0 where none is.
-            points: a value for each point; 0 and NaN are none.
+            points: a coordinate of each point in metres; 0, NaN and huge ones are none.
             what: name of the message.
             sensor: name of what sent it.
         """
         drawn = np.count_nonzero(image[..., 0])
         if drawn >= points.size // _POINTS_A_PIXEL:
             return
-        count = np.count_nonzero(np.abs(points) > 0)
+        away = np.abs(points)
+        count = np.count_nonzero((away > 0) & (away < _NO_RETURN_M))
         if drawn < count // _POINTS_A_PIXEL:
             raise ModalityError(
                 f"hardly any of the {what}'s {count} points lies in the view of the grid "

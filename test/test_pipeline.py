@@ -302,8 +302,9 @@ def test_depth_that_is_not_in_the_picture_is_skipped_and_the_extrinsics_are_name
     assert result.used == (Modality.CAMERA,)
     assert "8192 points" in result.skipped[Modality.DEPTH]
     assert "depth camera's extrinsics" in result.skipped[Modality.DEPTH]
-    nothing = DepthFrame(np.zeros((64, 128), np.float32))
-    assert not Pipeline(engine, turned).segment(matched(depth=(1000, nothing))).skipped
+    for value in (0.0, np.nan, np.inf, np.finfo(np.float32).max):
+        nothing = DepthFrame(np.full((64, 128), value, np.float32))
+        assert not Pipeline(engine, turned).segment(matched(depth=(1000, nothing))).skipped
 
 
 def test_reprojected_depth_keeps_to_the_letterbox(engine):
