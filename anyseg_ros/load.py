@@ -96,6 +96,11 @@ class LoadShedder:
         self.shed = tuple(left_out)
         return left_out
 
+    def take_back(self, modality: Modality) -> None:
+        """One that was to be left out is not: nothing else could be used."""
+        self.shed = tuple(m for m in self.shed if m is not modality)
+        self.shed_counts[modality] -= 1
+
     def measure(self, build_s: Mapping[Modality, float], encode_s: float, fuse_s: float) -> None:
         """Learn from a set.
 

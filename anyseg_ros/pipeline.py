@@ -218,12 +218,12 @@ class Pipeline:
             what: name of the message.
             sensor: name of what sent it.
         """
-        drawn = np.count_nonzero(image[..., 0])
-        if drawn >= points.size // _POINTS_A_PIXEL:
+        drawn, pixels = int(np.count_nonzero(image[..., 0])), int(image[..., 0].size)
+        if drawn >= min(int(points.size), pixels) // _POINTS_A_PIXEL:
             return
         away = np.abs(points)
-        count = np.count_nonzero((away > 0) & (away < _NO_RETURN_M))
-        if drawn < count // _POINTS_A_PIXEL:
+        count = int(np.count_nonzero((away > 0) & (away < _NO_RETURN_M)))
+        if drawn < min(count, pixels) // _POINTS_A_PIXEL:
             raise ModalityError(
                 f"hardly any of the {what}'s {count} points lies in the view of the grid "
                 f"{self._rig.grid_frame_id!r}; check the {sensor}'s extrinsics, and that this frame is an "
@@ -366,6 +366,7 @@ class Pipeline:
             if modality not in images and modality not in shed:
                 build(modality)
         while shed and not images:  # better late than nothing
+            self.load.take_back(shed[0])
             build(shed.pop(0))
         if not images:
             reasons = "; ".join(f"{m.label}: {reason}" for m, reason in skipped.items())

@@ -307,6 +307,17 @@ def test_depth_that_is_not_in_the_picture_is_skipped_and_the_extrinsics_are_name
         assert not Pipeline(engine, turned).segment(matched(depth=(1000, nothing))).skipped
 
 
+def test_a_narrow_depth_camera_of_many_pixels_is_in_view(engine):
+    grid = CameraModel.from_fov(640, 320, 120)
+    beside = rig(Modality.CAMERA, grid=grid)
+    narrow = CameraModel.from_fov(1280, 720, 12)
+    place = RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.0]))
+    beside.sensors[Modality.DEPTH] = SensorCalibration("depth", place, narrow)
+    depth = DepthFrame(np.full((720, 1280), 5.0, np.float32))
+    result = Pipeline(engine, beside).segment(matched(depth=(1000, depth)))
+    assert result.used == (Modality.DEPTH,)
+
+
 def test_reprojected_depth_keeps_to_the_letterbox(engine):
     grid = CameraModel.from_fov(64, 64, 60)  # half of the input is border
     turned = rig(Modality.CAMERA, grid=grid)
@@ -340,8 +351,10 @@ def test_an_anchor_that_cannot_be_used_is_replaced_by_what_the_budget_left_out(e
             matched(stamp, camera=(stamp, gray(stamp % 200)), depth=(stamp, depth))
         )
     assert result.used == (Modality.CAMERA,) and result.shed == (Modality.DEPTH,)
+    before = pipeline.load.shed_counts[Modality.DEPTH]
     result = pipeline.segment(matched(4000, camera=(4000, broken), depth=(4000, depth)))
-    assert result.used == (Modality.DEPTH,) and result.shed == ()
+    assert result.used == (Modality.DEPTH,) and result.shed == pipeline.load.shed == ()
+    assert pipeline.load.shed_counts[Modality.DEPTH] == before
     assert result.skipped == {Modality.CAMERA: "cut short"}
 
 

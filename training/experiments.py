@@ -167,6 +167,10 @@ class Plan:
             raise PlanError(f"{path} lists an experiment twice with the same seed")
         for experiment in self.experiments:
             self._check_needs(experiment)
+            if experiment.weigh and experiment.evaluation.split == "val":
+                raise PlanError(
+                    f"{path}: {experiment.key} is weighed and scored by the same frames"
+                )
 
     def __getitem__(self, key: str) -> Experiment:
         return self._by_key[key]

@@ -4,8 +4,9 @@
 
 AnySeg averages the maps of the live sensors, ``sum(f_m) / M``: a sensor that says little has as much say as
 the best. Here each has a weight, ``sum(w_m f_m) / sum(w_m)``, one number a sensor for all of its maps. The
-weights are searched one sensor after another on half of the frames, for the best mean mIoU over all
-combinations of the sensors; what they gain is printed for the other half. A sensor alone is not changed by
+weights are searched one sensor after another on the first half of the frames, for the best mean mIoU over all
+combinations of the sensors; what they gain is printed for the second half, which is of other drives if there
+are several. A sensor alone is not changed by
 its weight. What is written is an exported model; training that starts from it keeps the weights.
 """
 
@@ -191,14 +192,15 @@ def main(arguments: list[str] | None = None) -> ModelCard:
         parser.error(f"--weights: the model was not trained on {', '.join(unknown)}")
     data = StreetData(options.data, options.split, about.spec, options.workers)
     chosen = choose_frames(data, options.frames)
+    half = (len(chosen) + 1) // 2
     plain = dict.fromkeys(about.modalities, 1.0)
     if options.weights is None:
-        weights = search(Labelled(load_trained(options.model), data, chosen[::2]))
+        weights = search(Labelled(load_trained(options.model), data, chosen[:half]))
     else:
         weights = {**plain, **options.weights}
-    held = Labelled(load_trained(options.model), data, chosen[1::2])
+    held = Labelled(load_trained(options.model), data, chosen[half:])
     before, after = held.scores(plain), held.scores(weights)
-    print(f"mIoU on {len(chosen[1::2])} other frames, by plain means and weighted:")
+    print(f"mIoU on {len(chosen) - half} other frames, by plain means and weighted:")
     for subset in before:
         print(f"  {subset_name(subset):26} {before[subset]:6.1f} {after[subset]:6.1f}")
     print(f"  {'mean':26} {mean_score(before):6.1f} {mean_score(after):6.1f}")

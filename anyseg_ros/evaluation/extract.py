@@ -51,6 +51,8 @@ _MAX_DEPTH_MM = 65535
 _ABOUT, _LISTING = "drive.yaml", "frames.jsonl"
 _LABELS = "labels_sha256"
 """Key of the digest of the labels as they were extracted."""
+_BY_HAND_S = 60.0
+"""A label that is so much newer than its picture was not written with it."""
 
 
 class ExtractError(ValueError):
@@ -160,11 +162,15 @@ class DataSetWriter(Listener):
     def _was_labelled(self) -> bool:
         """Whether the labels are not those that were extracted."""
         try:
-            about = yaml.safe_load((self.folder / _ABOUT).read_text())
-            written = about.get(_LABELS)
-        except (OSError, yaml.YAMLError, AttributeError):
-            return False
-        return written is not None and written != _digest(self.folder / "label")
+            written = yaml.safe_load((self.folder / _ABOUT).read_text())[_LABELS]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            # Stopped, or extracted before there were digests: a label is written right after its picture.
+            return any(
+                label.stat().st_mtime > picture.stat().st_mtime + _BY_HAND_S
+                for label in (self.folder / "label").glob("*.png")
+                if (picture := self.folder / "camera" / label.name).is_file()
+            )
+        return bool(written != _digest(self.folder / "label"))
 
     def _write_description(self) -> None:
         path = self._root / "dataset.yaml"

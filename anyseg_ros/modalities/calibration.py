@@ -153,12 +153,7 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
             continue
         frame_id = str(entry.get("frame_id") or "")
         sensors[modality] = SensorCalibration(frame_id, transform, camera)
-    frame_id = str(data["grid"].get("frame_id") or "")
-    if not frame_id:
-        raise CalibrationError(
-            f"{where}: grid: frame_id is missing; the segmentation is published in it"
-        )
-    return RigCalibration(grid, frame_id, sensors, unplaced)
+    return RigCalibration(grid, str(data["grid"].get("frame_id") or ""), sensors, unplaced)
 
 
 def load_calibration(path: Path) -> RigCalibration:

@@ -50,6 +50,8 @@ _GOLDEN_RATIO = 0.6180339887
 _SECTORS = 36
 _NEW_USUAL = 600
 """Partial scans in a row, a minute at 10 Hz, after which what is usual is learned anew."""
+_DYING = 0.05
+"""Share of the usual echoes that no other place explains."""
 """Sectors of 10 degrees of azimuth around a LiDAR."""
 _RECENT = 4
 """Messages that a new one may repeat; a driver stuck in a ring of buffers repeats its last few."""
@@ -473,7 +475,10 @@ class QualityChecker:
             )
         partial = self._partial(seen)
         found = repeated or self._lidar_noise(scan, seen)
-        self._partial_scans = 0 if partial is None or found is not None else self._partial_scans + 1
+        usual = self._usual_points.value
+        dying = usual is not None and seen.points < _DYING * usual
+        lasts = partial is not None and found is None and not dying
+        self._partial_scans = self._partial_scans + 1 if lasts else 0
         if partial is not None and self._partial_scans < _NEW_USUAL:
             return partial
         if partial is not None:  # what lasts is the surroundings: a yard after a hall

@@ -147,6 +147,11 @@ class SegmentationNode(LifecycleNode):
             from_file = None
             if parameters.calibration_file:
                 from_file = load_calibration(Path(parameters.calibration_file).expanduser())
+                if not from_file.grid_frame_id:
+                    raise CalibrationError(
+                        f"{parameters.calibration_file}: grid: frame_id is missing; the segmentation is "
+                        "published in it"
+                    )
             self._engine = load_engine(
                 find_model(parameters.model),
                 parameters.engine,
@@ -467,7 +472,8 @@ class SegmentationNode(LifecycleNode):
     def _apply_verdict(self) -> None:
         """Take over what the worker's thread has found out about the sensors."""
         verdict, self._verdict = self._verdict, None
-        if verdict is not None and self._health is not None:
+        # One that was under way when the check was switched off has nobody to take it back.
+        if verdict is not None and self._health is not None and self.parameters.consistency.every:
             self._health.accuse_only(verdict)
 
     def _arm_deadline(self, now: int) -> None:

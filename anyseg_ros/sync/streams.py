@@ -386,6 +386,7 @@ class Stream:
         over = [value - self._usual_behind_ns for value in list(self._behind)[-PACE_SAMPLES:]]
         if max(over) < LATE_BACK_NS:
             self._late = False
+            self._usual_delay_ns = delay  # it follows clocks that drift or are set
         elif min(over) > LATE_LIMIT_NS:
             self._late = delay - self._usual_delay_ns > LATE_LIMIT_NS
             if not self._late:

@@ -369,6 +369,12 @@ def test_labels_made_by_hand_are_not_extracted_over(tiny_model, tmp_path, capsys
     assert label.read_bytes() == made
     (drive / "drive.yaml").unlink()  # as if it had been stopped
     assert run(*extract) == DONE
+    label.write_bytes(made)
+    (drive / "drive.yaml").unlink()
+    later = label.stat().st_mtime + 3600
+    os.utime(label, (later, later))
+    assert run(*extract, "--fresh") == FAILED
+    assert label.read_bytes() == made
 
 
 def test_what_was_extracted_and_is_gone_is_extracted_again(recording, tiny_model, tmp_path):

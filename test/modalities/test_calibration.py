@@ -76,8 +76,6 @@ def test_a_sensor_without_a_place_in_the_file_gets_none_except_the_camera(rig, t
             lambda d: d["sensors"]["lidar"]["grid_from_sensor"].update(translation_m=[0, 1]),
             "translation 3",
         ),
-        (lambda d: d["grid"].pop("frame_id"), "grid: frame_id is missing"),
-        (lambda d: d["grid"].update(frame_id=None), "grid: frame_id is missing"),
         (lambda d: d["grid"].update(width=640.9), "width is 640.9; expected a whole number"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_configure_refuses_with_a_sentence_and_leaves_nothing(values, change, wo
         assert host.node._state_machine.current_state[1] == "unconfigured"
         status = host.node._overall_status()
         assert words in status.message and status.level == b"\x02"
+
+
+def test_a_grid_without_a_frame_is_refused(values, tmp_path):
+    data = yaml.safe_load(Path(values["calibration_file"]).read_text())
+    del data["grid"]["frame_id"]
+    path = tmp_path / "rig.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with domain() as number, Host(number, **{**values, "calibration_file": str(path)}) as host:
+        assert host.node.trigger_configure() == FAILURE
+        assert "frame_id is missing" in str(host.log)
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "foreign"])

@@ -149,6 +149,20 @@ def test_who_never_changed_is_not_late_because_another_has_become_punctual(other
     assert len(outputs(sets, 30000, 39000)) == pytest.approx(9000 / 33, abs=2)
 
 
+def test_who_is_late_is_late_after_the_hosts_clock_was_set_back():
+    """By 0.2 s, which stamps that the host gives follow."""
+    messages = (
+        every(100, 0, 5000, "camera", 250)
+        + every(100, 5000, 12000, "camera", 50)
+        + every(100, 12000, 20000, "camera", 400)
+        + every(100, 20, 5000, "lidar", 250)
+        + every(100, 5020, 20000, "lidar", 50)
+    )
+    sync, sets = play(messages)
+    assert sync.status(19_950 * MS)["camera"].impairment is Impairment.LATE
+    assert {s.anchor for s in outputs(sets, 14000, 19000)} == {"lidar"}
+
+
 def test_who_was_late_and_is_as_it_was_leads_again():
     messages = (
         every(100, 0, 5000, "camera", 20)

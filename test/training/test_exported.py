@@ -174,13 +174,13 @@ def test_the_shipped_model_can_be_trained_on():
 
 
 def test_the_shipped_models_card_for_people_is_of_this_model():
-    for folder in (ROOT / "models").iterdir():
-        card, text = load_engine(folder, "onnxruntime", 1).card, (folder / "README.md").read_text()
-        assert card.model_id in text
-        metrics, weights = (card.provenance[key] for key in ("metrics", "fusion_weights"))
-        assert f"{metrics['mean']:.1f} in the mean" in text
-        assert f"{metrics['camera+depth+event+lidar']:.1f} with all four" in text
-        assert f"depth {weights['depth']:g}, event {weights['event']:g}" in text
+    folder = ROOT / "models" / "anyseg_street_b0"
+    card, text = load_engine(folder, "onnxruntime", 1).card, (folder / "README.md").read_text()
+    assert card.model_id in text
+    metrics, weights = (card.provenance[key] for key in ("metrics", "fusion_weights"))
+    assert f"{metrics['mean']:.1f} in the mean" in text
+    assert f"{metrics['camera+depth+event+lidar']:.1f} with all four" in text
+    assert f"depth {weights['depth']:g}, event {weights['event']:g}" in text
 
 
 def refused(folder, match):

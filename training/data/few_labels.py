@@ -283,9 +283,8 @@ class FewLabelStreet(StreetDataModule):
         unit: dict[int, int | Path] = {
             i: data.frames[i].drive if self.label_unit == "drives" else i for i in candidates
         }
-        drawn, _ = split_labels(
-            list(dict.fromkeys(unit.values())), self.label_fraction, self.split_seed
-        )
+        units = list(dict.fromkeys(unit.values()))
+        drawn = set(split_labels(units, self.label_fraction, self.split_seed)[0])
         kept = [i for i in candidates if unit[i] in drawn]
         labelled = Chosen([(source, kept)], self.modalities)
         if self.unlabelled == "none":
