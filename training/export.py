@@ -8,8 +8,12 @@ good.
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -139,13 +143,27 @@ def export(
     return card
 
 
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without torch's remarks on packages that are not needed and names that are not used."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def write_graphs(
     encode: EncodeGraph, fuse: FuseGraph, folder: Path, height: int, width: int
 ) -> None:
     """Write ``encode.onnx`` (K dynamic) and ``fuse.onnx`` (M dynamic) for inputs of one size."""
     images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     ids = torch.tensor([0, 1])
-    with torch.no_grad():
+    with torch.no_grad(), _quiet_exporter():
         maps = encode(images, ids)
         features = encode.features
         count = torch.export.Dim("K", min=1, max=8)
@@ -177,7 +195,7 @@ def write_graphs(
 def write_segment(segment: SegmentGraph, folder: Path, slots: int, height: int, width: int) -> None:
     """Write ``segment.onnx`` for inputs of one size."""
     images = torch.zeros(slots, height, width, 3, dtype=torch.uint8)
-    with torch.no_grad():
+    with torch.no_grad(), _quiet_exporter():
         torch.onnx.export(
             segment,
             (images, torch.ones(slots, dtype=torch.bool)),

@@ -101,16 +101,17 @@ def test_the_order_of_streams_does_not_matter(models):
     assert (engine.fuse(features).labels == turned).mean() > 0.999
 
 
-def test_a_checkpoint_keeps_them_and_scores_like_its_export(street, tmp_path):
+def test_a_checkpoint_keeps_them(street, tmp_path):
     config = tiny_config(street, tmp_path / "tiny.yaml")
     run = fit(config, tmp_path, "--model.init_args.network.fusion_weights.event", "0.25")
-    trained = load_trained(run)
-    assert trained.network.config.fusion_weights == FusionWeights(event=0.25)
-    fusion_weights.export(load_trained(run), tmp_path / "model", "model")
+    assert load_trained(run).network.config.fusion_weights == FusionWeights(event=0.25)
+
+
+def test_all_subsets_at_once_are_scored_as_the_engine_does(models):
     pictures = images(1)[0].permute(0, 2, 3, 1).numpy().copy()
     subsets = all_subsets()
-    ours = TorchPredictor(trained).predict(pictures, subsets)
-    theirs = EnginePredictor(tmp_path / "model", "onnxruntime").predict(pictures, subsets)
+    ours = TorchPredictor(load_trained(models[1])).predict(pictures, subsets)
+    theirs = EnginePredictor(models[1], "onnxruntime").predict(pictures, subsets)
     for subset in subsets:
         assert (ours[subset][0] == theirs[subset][0]).mean() > 0.999, subset
 
@@ -165,11 +166,8 @@ def test_a_sensor_that_only_confuses_gets_the_least_say(models, tmp_path, capsys
     assert len(alone) == 2 and all(one == other for _, one, other in alone)
 
 
-def test_weights_can_be_named(models, street, tmp_path):
-    command = [str(models[1]), str(tmp_path / "x"), "--data", str(street), "--workers", "0"]
-    card = fusion_weights.main([*command, "--frames", "2", "--weights", "event=0.5,lidar=2"])
-    expected = {"camera": 1.0, "depth": 1.0, "event": 0.5, "lidar": 2.0}
-    assert card.provenance["fusion_weights"] == expected
+def test_weights_can_be_named():
+    assert fusion_weights._weights("event=0.5, lidar=2") == {Modality.EVENT: 0.5, Modality.LIDAR: 2}
 
 
 def test_a_sensor_that_was_not_recorded_is_not_judged(models, tmp_path):
