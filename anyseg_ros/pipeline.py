@@ -41,8 +41,6 @@ _PREPARED = 4
 _POINTS_A_PIXEL = 1000
 """A range sensor that draws fewer pixels than one for so many points is not seen. A LiDAR that looks all
 around and a camera of 10 by 5 degrees share one point in 200, and a point draws several pixels."""
-
-
 _NO_RETURN_M = 1e5
 """What is not nearer is how some drivers write that there was no echo: infinity, the largest float."""
 

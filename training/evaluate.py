@@ -144,14 +144,11 @@ class TorchPredictor(CheckpointPredictor):
         )
         results = {}
         # With all stages run once a modality, the head's affine part can be too, for all subsets.
-        affine, weights = None, torch.ones(len(used), 1, 1, 1, device=self._device)
-        if not self._fuse.late:
-            *levels, last = maps
-            if self._fuse.weighted:
-                levels, weights = [level / last for level in levels], last
-            else:
-                levels.append(last)
-            affine = self._fuse.head.projected(levels)
+        levels, weights = list(maps), torch.ones(len(used), 1, 1, 1, device=self._device)
+        if self._fuse.weighted:
+            *levels, weights = maps
+            levels = [level / weights for level in levels]
+        affine = None if self._fuse.late else self._fuse.head.projected(levels)
         for subset in subsets:
             rows = [used.index(m) for m in subset]
             if affine is None:

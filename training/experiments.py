@@ -524,7 +524,7 @@ def score(markers: Path) -> None:
     def load() -> TrainedSegmentor:  # anew each time: what reads a network rewrites its layers
         trained = load_trained(markers.parents[1] / "checkpoints" / "last.ckpt", spec.weights)
         if weights is not None:
-            trained.anymodal.weigh(weights)
+            trained.anymodal.set_fusion_weights(weights)
         return trained
 
     trained = load()

@@ -58,7 +58,7 @@ class Labelled(CheckpointPredictor):
 
     def __init__(self, trained: TrainedSegmentor, data: StreetData, frames: Sequence[int]) -> None:
         super().__init__(trained)
-        trained.anymodal.weigh(None)
+        trained.anymodal.set_fusion_weights(None)
         encode, fuse = exportable(trained.anymodal, self.spec.height, self.spec.width)
         self._fuse = fuse.to(self._device)
         encode = encode.to(self._device)
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> ModelCard:
         print(f"  {subset_name(subset):26} {before[subset]:6.1f} {after[subset]:6.1f}")
     print(f"  {'mean':26} {mean_score(before):6.1f} {mean_score(after):6.1f}")
     trained = load_trained(options.model)
-    trained.anymodal.weigh(_as_config(weights))
+    trained.anymodal.set_fusion_weights(_as_config(weights))
     card = export(trained, options.output, options.output.name)
     said = ", ".join(f"{m.label} {weight:g}" for m, weight in weights.items())
     print(f"{options.output}: {card.name} {card.model_id}, {said}")

@@ -26,7 +26,7 @@ from anyseg_ros.evaluation.read_ahead import read_ahead
 from anyseg_ros.evaluation.sources import WINDOWED_KINDS, Decoder, Rig, SourceError, Sources
 from anyseg_ros.health import HealthMonitor, HealthSettings
 from anyseg_ros.health_parameters import consistency_settings, health_settings, parameter_values
-from anyseg_ros.modalities import SensorData, event_window_s
+from anyseg_ros.modalities import SensorData, window_s
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
 from anyseg_ros.sync import MatchedSet, StreamConfig, Synchronizer
@@ -404,9 +404,7 @@ class Walk:
             max_age_s=sensor.max_age_s,
             expected_rate_hz=sensor.expected_rate_hz,
             windowed=sources.sensors[modality].kind in WINDOWED_KINDS,
-            window_s=event_window_s(card.encodings[Modality.EVENT])
-            if modality is Modality.EVENT
-            else 0.05,
+            window_s=window_s(modality, card.encodings[modality]),
         )
 
     def feed(self, arrival: Arrival) -> Iterator[SetResult]:

@@ -11,7 +11,7 @@ from anyseg_ros.modalities.calibration import (
 )
 from anyseg_ros.modalities.camera import CameraImageBuilder
 from anyseg_ros.modalities.depth import DepthImageBuilder
-from anyseg_ros.modalities.encoding import DEFAULT_ENCODINGS, EncodingSpec, event_window_s
+from anyseg_ros.modalities.encoding import DEFAULT_ENCODINGS, EncodingSpec, window_s
 from anyseg_ros.modalities.errors import ModalityError
 from anyseg_ros.modalities.event import EventImageBuilder, join_packets
 from anyseg_ros.modalities.geometry import (
@@ -45,9 +45,9 @@ __all__ = [
     "SegmentationGrid",
     "SensorCalibration",
     "SensorData",
-    "event_window_s",
     "join_packets",
     "load_calibration",
     "make_image_builder",
     "save_calibration",
+    "window_s",
 ]

@@ -80,7 +80,7 @@ def _camera_from_dict(data: Any, where: str) -> CameraModel:
             distortion_model=str(data.get("distortion_model", "")),
             distortion=tuple(float(v) for v in data.get("distortion", ())),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # infinity is no whole number
         raise CalibrationError(f"{where}: {error}") from None
 
 

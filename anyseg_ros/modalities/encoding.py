@@ -93,6 +93,6 @@ def resolve_settings(modality: Modality, spec: EncodingSpec) -> dict[str, float]
     return settings
 
 
-def event_window_s(spec: EncodingSpec) -> float:
-    """Seconds of events that an event encoding looks at."""
-    return resolve_settings(Modality.EVENT, spec)["window_s"]
+def window_s(modality: Modality, spec: EncodingSpec) -> float:
+    """Seconds before its stamp that an image looks at; of a modality without a window any."""
+    return resolve_settings(modality, spec).get("window_s", 0.05)

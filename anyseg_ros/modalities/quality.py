@@ -48,11 +48,11 @@ _COMPARED_POINTS = 1 << 15
 """Points among which neighbours are looked for."""
 _GOLDEN_RATIO = 0.6180339887
 _SECTORS = 36
+"""Sectors of 10 degrees of azimuth around a LiDAR."""
 _NEW_USUAL = 600
 """Partial scans in a row, a minute at 10 Hz, after which what is usual is learned anew."""
 _DYING = 0.05
-"""Share of the usual echoes that no other place explains."""
-"""Sectors of 10 degrees of azimuth around a LiDAR."""
+"""Less than this share of the usual echoes is no other place, but a LiDAR that dies."""
 _RECENT = 4
 """Messages that a new one may repeat; a driver stuck in a ring of buffers repeats its last few."""
 _LEARN = 8

@@ -34,8 +34,8 @@ from anyseg_ros.modalities import (
     CameraModel,
     ModalityError,
     SensorData,
-    event_window_s,
     load_calibration,
+    window_s,
 )
 from anyseg_ros.modality import Modality, subset_name
 from anyseg_ros.pipeline import Pipeline, Segmentation
@@ -316,8 +316,8 @@ class SegmentationNode(LifecycleNode):
     def _make_synchronizer(self) -> None:
         parameters = self.parameters
         assert self._engine is not None
-        enabled = [m for m in self._engine.card.modalities if parameters.sensors[m].enabled]
-        event = self._engine.card.encodings.get(Modality.EVENT)
+        card = self._engine.card
+        enabled = [m for m in card.modalities if parameters.sensors[m].enabled]
         configs = {}
         for modality in enabled:
             sensor = parameters.sensors[modality]
@@ -328,7 +328,7 @@ class SegmentationNode(LifecycleNode):
                 max_age_s=sensor.max_age_s,
                 expected_rate_hz=sensor.expected_rate_hz,
                 windowed=windowed,
-                window_s=event_window_s(event) if event else 0.05,
+                window_s=window_s(modality, card.encodings[modality]),
             )
         self._synchronizer = Synchronizer(
             configs,
@@ -517,7 +517,7 @@ class SegmentationNode(LifecycleNode):
         consistency, health = self._consistency, self._health
         if consistency is not None and health is not None:
             verdict = consistency.after(pipeline, result, health.suspects())
-            if verdict is not None and consistency is self._consistency:
+            if verdict is not None:
                 self._verdict = verdict
 
     def _on_failure(self, matched: MatchedSet, error: Exception) -> None:

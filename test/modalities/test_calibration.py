@@ -77,6 +77,7 @@ def test_a_sensor_without_a_place_in_the_file_gets_none_except_the_camera(rig, t
             "translation 3",
         ),
         (lambda d: d["grid"].update(width=640.9), "width is 640.9; expected a whole number"),
+        (lambda d: d["grid"].update(height=float("inf")), "grid: cannot convert float infinity"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(rig, tmp_path, break_it, said):

@@ -193,6 +193,12 @@ def test_a_run_starts_from_another_of_its_seed(document, tmp_path):
         (lambda d: d["groups"][0]["experiments"]["teacher"].update(start="student"), "needs"),
         (lambda d: d["groups"][1].update(seeds=[7]), "needs teacher/7, which is not listed"),
         (lambda d: d["evaluation"].update(folder="x"), "folder"),
+        (
+            lambda d: d["groups"][0]["experiments"]["student"].update(
+                weigh=4, evaluation={"split": "val"}
+            ),
+            "student/0 is weighed and scored by the same frames",
+        ),
     ],
 )
 def test_plans_that_cannot_be_run_are_refused(document, tmp_path, change, message):

@@ -65,11 +65,11 @@ def test_the_fused_maps_are_the_weighted_mean(late):
         ]
         by_hand = network.fuse(means, torch.tensor([0, 3]), torch.arange(2), 2)
         plain = network.fuse(maps, ids[kept], index[kept], 2)
-        network.weigh(WEIGHTS)
+        network.set_fusion_weights(WEIGHTS)
         weighted = network.fuse(maps, ids[kept], index[kept], 2)
         torch.testing.assert_close(weighted, by_hand, rtol=1e-4, atol=1e-5)
         assert (weighted - plain).abs().max() > 1e-3
-        network.weigh(FusionWeights(3.0, 3.0, 3.0, 3.0))
+        network.set_fusion_weights(FusionWeights(3.0, 3.0, 3.0, 3.0))
         alike = network.fuse(maps, ids[kept], index[kept], 2)
         torch.testing.assert_close(alike, plain, rtol=1e-4, atol=1e-5)
 

@@ -164,4 +164,4 @@ def copy_weights(network: Network, trained: TrainedSegmentor, path: Path) -> Non
     except RuntimeError as error:
         raise CheckpointError(f"cannot start from {path}: {error}") from None
     if isinstance(network, AnymodalSegmentor) and ours.fusion_weights is None:
-        network.weigh(theirs.fusion_weights)
+        network.set_fusion_weights(theirs.fusion_weights)

@@ -117,7 +117,7 @@ class EncodeGraph(nn.Module):
 
     scale: Tensor
     shift: Tensor
-    weights: Tensor | None
+    modality_weights: Tensor | None
 
     def __init__(self, network: AnymodalSegmentor, width: int) -> None:
         super().__init__()
@@ -127,22 +127,24 @@ class EncodeGraph(nn.Module):
         self.register_buffer("scale", (1.0 / network.std)[:, None, :, 0, 0].repeat(1, 1, width))
         shift = (-network.mean / network.std)[:, None, :, 0, 0].repeat(1, 1, width)
         self.register_buffer("shift", shift)
-        weights = network.weights
-        self.register_buffer("weights", None if weights is None else weights.view(-1, 1, 1, 1))
+        weights = network.modality_weights
+        self.register_buffer(
+            "modality_weights", None if weights is None else weights.view(-1, 1, 1, 1)
+        )
 
     @property
     def features(self) -> list[str]:
         """Names of what it gives, and the fuse graph takes."""
         maps = [f"f{level + 1}" for level in range(len(self.stages))]
-        return maps if self.weights is None else [*maps, "weight"]
+        return maps if self.modality_weights is None else [*maps, "weight"]
 
     def forward(self, images: Tensor, modality_ids: Tensor) -> tuple[Tensor, ...]:
         rows = images.float().flatten(2)
         normal = (rows * self.scale[modality_ids] + self.shift[modality_ids]).view(images.shape)
         maps = run_stages(self.stages, normal.permute(0, 3, 1, 2))
-        if self.weights is None:
+        if self.modality_weights is None:
             return maps
-        weight = self.weights[modality_ids]
+        weight = self.modality_weights[modality_ids]
         return (*(weight * level for level in maps), weight)
 
 
@@ -165,7 +167,7 @@ class FuseGraph(nn.Module):
         self.head = FoldedHead(network.head)
         self.size = (height // output_stride, width // output_stride)
         self.output_stride = output_stride
-        self.weighted = network.weights is not None
+        self.weighted = network.modality_weights is not None
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
         fused = [level.mean(dim=0, keepdim=True) for level in maps]

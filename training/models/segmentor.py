@@ -131,7 +131,7 @@ class AnymodalSegmentor(nn.Module):
 
     mean: Tensor
     std: Tensor
-    weights: Tensor | None
+    modality_weights: Tensor | None
     modalities = MODALITIES
     align_corners = False
     """how logits are resized to the input's size"""
@@ -159,14 +159,14 @@ class AnymodalSegmentor(nn.Module):
         shape = (len(table), 3, 1, 1)
         self.register_buffer("mean", 255.0 * torch.tensor([n.mean for n in table]).view(shape))
         self.register_buffer("std", 255.0 * torch.tensor([n.std for n in table]).view(shape))
-        self.weigh(config.fusion_weights)
+        self.set_fusion_weights(config.fusion_weights)
 
-    def weigh(self, weights: FusionWeights | None) -> None:
+    def set_fusion_weights(self, weights: FusionWeights | None) -> None:
         """Fuse with these weights from now on; ``None`` for the plain mean."""
         self.config = replace(self.config, fusion_weights=weights)
         table = None if weights is None else torch.tensor([weights.of(m) for m in MODALITIES])
         self.register_buffer(
-            "weights", None if table is None else table.to(self.mean), persistent=False
+            "modality_weights", None if table is None else table.to(self.mean), persistent=False
         )
 
     def normalize(self, images: Tensor, modality_ids: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class AnymodalSegmentor(nn.Module):
         samples: int,
     ) -> Tensor:
         """Logits ``[samples, classes, H/4, W/4]`` from un-averaged maps; indices as in :meth:`forward`."""
-        weights = None if self.weights is None else self.weights[modality_ids]
+        weights = None if self.modality_weights is None else self.modality_weights[modality_ids]
         fused = [mean_over_present(level, sample_index, samples, weights) for level in features]
         fused += run_stages(self.encoder.stages[self.early_stages :], fused[-1])
         logits: Tensor = self.head(fused)
