@@ -185,6 +185,19 @@ def test_the_teacher_is_still_unless_told_otherwise():
         assert not teacher.head.norm.training
 
 
+def test_no_norm_of_the_teacher_learns_from_what_the_teacher_sees():
+    made = M3L(
+        network=SegmentorConfig(encoder="fast_xs", head_width=16, classes=5),
+        teacher=TeacherConfig(dropout=True),
+    ).train()
+    made.on_train_batch_start(None, 0)
+    before = {name: value.clone() for name, value in made.teacher_network.named_buffers()}
+    made.teach(compose(batch(2, 1), batch(2, 2, labelled=False), masked=True))
+    assert any("running_mean" in name for name in before)
+    for name, value in made.teacher_network.named_buffers():
+        assert torch.equal(value, before[name]), name
+
+
 def test_the_combination_adds_anysegs_terms_for_the_averaging_network():
     made = AnySegM3L(network=FOUR).eval()
     assert isinstance(made.network, AnymodalSegmentor)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
@@ -190,8 +190,10 @@ class MeanTeacher(SegmentationMethod):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         self.teacher.train(self.teacher_config.dropout)
-        # Its statistics are averages of the student's: own ones of this batch must not get in.
-        self.teacher_network.head.norm.eval()
+        # Their statistics are averages of the student's: own ones of this batch must not get in.
+        for module in self.teacher_network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         if self.taught and int(self.teacher.n_averaged) == 0:
             self.teacher_network.load_state_dict(self.network.state_dict())
 
