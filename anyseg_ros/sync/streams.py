@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from math import inf
 
 NS_PER_S = 1_000_000_000
@@ -544,6 +545,28 @@ class Stream:
             high = ordered[-2] if len(ordered) == WINDOW else ordered[-1]
             self._late_bound = typical, high + 2 * (high - typical) + to_ns(0.002)
         return self._late_bound
+
+    def overdue_ns(self, wait_ns: int) -> int | None:
+        """Receipt time from which the next message is overdue, so that another may lead meanwhile.
+
+        That is 2.5 periods after the last believable one, and ``wait_ns`` after all but the rarest
+        messages arrive; later by as much as the stream is usually behind the others, since the output
+        would have to wait for its stamps by so much when it is back. None while the period is not
+        known, or is none: packets of an event camera may be sent when they are full.
+        """
+        if self.accepted_ns is None or len(self._intervals) < MIN_SAMPLES - 1:
+            return None
+        if self.config.windowed and self.config.expected_rate_hz is None:
+            return None
+        period = self._typical(self._intervals)
+        if len(self._receipts) >= MIN_SAMPLES:
+            # Receipts are further apart than stamps where a recording plays slower than time.
+            period = max(period, self._typical([b - a for a, b in pairwise(self._receipts)]))
+        lateness = self.lateness_ns()
+        spread = 0 if lateness is None else lateness[1] - lateness[0]
+        silence = max(round(PACE_FACTOR * period), period + spread + wait_ns)
+        behind = self._typical(self._behind) if self._behind else 0
+        return self.accepted_ns + silence + max(behind, 0)
 
     def worth_waiting_until_ns(self, anchor_ns: int, latest_ns: int) -> int | None:
         """Receipt time until which a better message for ``anchor_ns`` may be awaited.

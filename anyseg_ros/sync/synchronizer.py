@@ -207,6 +207,10 @@ class Synchronizer(Generic[K]):
         ]
         if self._pending:
             deadlines.append(self._ready_ns(self._pending[0], now))
+        if self._anchor is not None:
+            overdue = self._streams[self._anchor].overdue_ns(self._max_wait_ns)
+            if overdue is not None and overdue > now:
+                deadlines.append(overdue)
         return min(deadlines, default=None)
 
     def is_unused(self, key: K, stamp_ns: int, message: Any) -> bool:
@@ -490,7 +494,7 @@ class Synchronizer(Generic[K]):
 
     def _choose_anchor(self, now_ns: int) -> None:
         live = [key for key in self._priority if self._streams[key].is_live(now_ns)]
-        anchor = self._preferred(live)
+        anchor = self._preferred(live, now_ns)
         if anchor == self._anchor:
             return
         self._anchor = anchor
@@ -504,16 +508,19 @@ class Synchronizer(Generic[K]):
             fresh = newest.receipt_ns == now_ns
             self._open(newest.stamp_ns, now_ns + (self._max_wait_ns if fresh else 0))
 
-    def _preferred(self, live: Sequence[K]) -> K | None:
+    def _preferred(self, live: Sequence[K], now_ns: int) -> K | None:
         """The anchor among the live streams: the first by priority, unless it drags the output.
 
         One that has become slow gives way to the next that is well and faster, one that has become
-        late to the next that is well.
+        late to the next that is well; so does, until it speaks again, one whose next message is
+        overdue: nothing else tells of a dead sensor before its timeout.
         """
         able = [key for key in live if self._may_anchor(key)] or live
         if not able:
             return None
         first = self._streams[able[0]]
+        if self._is_overdue(first, now_ns):
+            return self._stand_in(able[1:], now_ns, able[0])
         if first.impairment not in _DRAGGING:
             return able[0]
         for key in able[1:]:
@@ -526,6 +533,33 @@ class Synchronizer(Generic[K]):
             ):
                 return key
         return able[0]
+
+    def _stand_in(self, others: Sequence[K], now_ns: int, overdue: K) -> K:
+        """Who leads while the first stream is overdue: itself, if nobody has anything to say.
+
+        One without a period comes last, as it might have died unnoticed together with the first.
+        """
+        unnoticed = []
+        for key in others:
+            stream = self._streams[key]
+            if stream.impairment in _DRAGGING or self._is_overdue(stream, now_ns):
+                continue
+            if key == self._anchor or self._has_news(key):
+                if stream.overdue_ns(self._max_wait_ns) is not None:
+                    return key
+                unnoticed.append(key)
+        return unnoticed[0] if unnoticed else overdue
+
+    def _has_news(self, key: K) -> bool:
+        """Whether the stream has a message for a set to come: one that has died as well has none."""
+        newest = self._buffers[key].newest
+        if newest is None or newest.used:
+            return False
+        return self._last_output_ns is None or newest.stamp_ns > self._last_output_ns
+
+    def _is_overdue(self, stream: Stream, now_ns: int) -> bool:
+        overdue = stream.overdue_ns(self._max_wait_ns)
+        return overdue is not None and overdue <= now_ns
 
     def _may_anchor(self, key: K) -> bool:
         """Whether a live stream may take over: not if its stamps would stall the output."""

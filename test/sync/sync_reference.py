@@ -245,7 +245,8 @@ class Player:
         assert now_ns - receipt <= self.max_wait_s * S or anchor_before != matched.anchor
         if self.believable:
             # A stream far behind the output would stall it, so it need not take over; nor need one
-            # that has become slow or late (test_pace.py). What a slow one gives way to is faster.
+            # that has become slow or late (test_pace.py) or that is overdue (test_overdue.py). What a
+            # slow one gives way to is faster.
             last = self.outputs[-1].matched.stamp_ns if self.outputs else 0
             live = [
                 m
@@ -255,6 +256,10 @@ class Player:
             ]
             status = self.sync.status(now_ns)
             pace = self._recent_period_ns(live[0])
+            hushed = [m for m in live if m is not matched.anchor and self._hushed(m, now_ns)]
+            if live[0] in hushed:
+                # Whoever has something to say stands in for it.
+                return
             slow = status[live[0]].impairment is Impairment.SLOW
             able = [
                 m
@@ -262,6 +267,7 @@ class Player:
                 if m is matched.anchor
                 or (
                     status[m].impairment in (Impairment.NONE, Impairment.FAST)
+                    and m not in hushed
                     and not (slow and not self._period_ns(m) < pace)
                 )
             ]
@@ -276,6 +282,12 @@ class Player:
 
     def _recent_period_ns(self, key: Modality) -> float:
         return _middle(self.intervals[key][-3:]) if len(self.intervals[key]) >= 3 else -math.inf
+
+    def _hushed(self, key: Modality, now_ns: int) -> bool:
+        """Whether the stream may count as overdue: silent for 2.5 of its periods, once it has some."""
+        if len(self.intervals[key]) < 3:
+            return False
+        return now_ns - self.believed[key] >= 2.5 * self._period_ns(key) - 1
 
     def _is_live(self, key: Modality, now_ns: int) -> bool:
         timeout_ns = round(self.configs[key].timeout_s * S)

@@ -106,18 +106,37 @@ def test_too_old_is_not_used():
     assert used == {500: True, 600: True, 700: True, 800: False, 900: False, 1000: False}
 
 
-def test_when_the_anchor_drops_the_next_takes_over_at_its_timeout():
+def test_when_the_anchor_is_overdue_the_next_leads_until_it_speaks_again():
     sync = pair()
     fed(sync, 1000)
-    for stamp in range(1005, 1405, 100):
+    assert sync.add("lidar", 1005 * MS, "lidar@1005", 1015 * MS) == []
+    assert sync.add("lidar", 1105 * MS, "lidar@1105", 1115 * MS) == []
+    assert sync.next_deadline_ns() == 1160 * MS  # camera: 910 + 2.5 * 100
+    assert sync.poll(1160 * MS - 1) == []
+    (matched,) = sync.poll(1160 * MS)
+    assert (matched.anchor, matched.stamp_ns) == ("lidar", 1105 * MS)
+    # Overdue is not dropped: what it said last is used while it is fresh.
+    assert matched.members["camera"].age_s == pytest.approx(0.205)
+    assert sync.status(1160 * MS)["camera"].state is StreamState.LIVE
+    assert sync.add("lidar", 1205 * MS, "lidar@1205", 1215 * MS) == []
+    (matched,) = sync.add("camera", 1200 * MS, "image", 1216 * MS)
+    assert (matched.anchor, matched.stamp_ns) == ("camera", 1200 * MS)
+    assert matched.members["lidar"].message == "lidar@1205"
+
+
+def test_without_a_period_the_next_takes_over_when_the_anchor_drops():
+    sync = pair()
+    fed(sync, 300)
+    for stamp in range(305, 605, 100):
         assert sync.add("lidar", stamp * MS, f"lidar@{stamp}", (stamp + 10) * MS) == []
-    assert sync.next_deadline_ns() == 1410 * MS + 1  # camera: 910 + 500
-    (matched,) = sync.poll(1410 * MS + 1)
-    assert (matched.anchor, matched.stamp_ns) == ("lidar", 1305 * MS)
+    assert sync.anchor == "camera"
+    assert sync.next_deadline_ns() == 710 * MS + 1  # camera: 210 + 500
+    (matched,) = sync.poll(710 * MS + 1)
+    assert (matched.anchor, matched.stamp_ns) == ("lidar", 505 * MS)
     assert set(matched.members) == {"lidar"}
-    assert sync.status(1410 * MS + 1)["camera"].state is StreamState.DROPPED
-    sync.add("camera", 1400 * MS, "image", 1411 * MS)
-    (matched,) = sync.add("lidar", 1405 * MS, "lidar@1405", 1415 * MS)
+    assert sync.status(710 * MS + 1)["camera"].state is StreamState.DROPPED
+    sync.add("camera", 700 * MS, "image", 711 * MS)
+    (matched,) = sync.add("lidar", 705 * MS, "lidar@705", 715 * MS)
     assert (matched.anchor, set(matched.members)) == ("camera", {"camera", "lidar"})
 
 
