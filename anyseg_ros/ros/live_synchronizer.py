@@ -44,9 +44,9 @@ class LiveTimeSynchronizer(SimpleFilter):  # type: ignore[misc, unused-ignore]
         sync = LiveTimeSynchronizer([camera, lidar], queue_size=30, slop=0.05)
         sync.registerCallback(on_set)  # on_set(image, cloud), None for what is not there
 
-    The inputs stand in order of preference: the first that is live sets the pace, and each of its
-    messages gives one set. Where an input is silent, or has no message that fits, the callback gets
-    ``None`` in its place. ``docs/synchronizer.md`` says what is always true.
+    The inputs stand in order of preference: the first that is live and keeps its pace sets that of
+    the output, a set for each of its messages. Where an input is silent, or has no message that fits,
+    the callback gets ``None`` in its place. ``docs/synchronizer.md`` says what is always true.
 
     Callbacks of sets are called one at a time and in order, on the thread whose message or timer completed
     the set. If they are slower than the inputs, the oldest waiting set makes room (``skipped_sets``).

@@ -250,13 +250,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "priority",
         [m.label for m in MODALITIES],
-        "Which live stream sets the pace: the first of these that is live.",
+        "Which live stream sets the pace: the first of these, unless it is slow, late or overdue.",
         choices=tuple(m.label for m in MODALITIES),
     ),
     ParameterSpec(
         "max_wait_s",
         0.1,
-        "Longest time a set waits for a live stream that is usually late, seconds.",
+        "Longest time a set waits for a live stream that is usually late, seconds. Also how long after "
+        "its usual pauses the stream that sets the pace counts as overdue.",
         0.0,
         10.0,
         live=True,

@@ -55,6 +55,8 @@ FAST_IS_USUAL_NS = to_ns(30.0)
 LATE_LIMIT_NS = to_ns(0.2)
 """This much later than usual, against the other streams, is late."""
 LATE_BACK_NS = to_ns(0.1)
+PAUSES = 8
+"""Receipts from which the usual pause between two is told."""
 RATE_HORIZON_NS = to_ns(5.0)
 """Receipts older than this do not count in the rate."""
 
@@ -199,6 +201,7 @@ class Stream:
         self.accepted_ns: int | None = None
         self.quarantine_reason: str | None = None
         self._receipts: deque[int] = deque(maxlen=WINDOW)
+        self._silence: tuple[int, int, int] | None = None
         self._intervals: deque[int] = deque(maxlen=WINDOW)
         self._last_reject: DropReason | None = None
         self._pace = Impairment.NONE
@@ -219,6 +222,7 @@ class Stream:
         self._forget_delays()
 
     def _forget_delays(self) -> None:
+        self._silence = None
         self._delays: deque[int] = deque(maxlen=WINDOW)
         self._lateness: deque[int] = deque(maxlen=WINDOW)
         self._late_bound: tuple[int, int] | None = None
@@ -262,11 +266,13 @@ class Stream:
             self._receipts.clear()  # the rate since the return, not across the outage
         self.heard_ns = now_ns
         self._receipts.append(now_ns)
+        self._silence = None
         self.counters.received += 1
 
     def restart_receipts(self, now_ns: int) -> None:
         """The receipt clock itself jumped: what was alive is given its timeout from ``now_ns``."""
         self._receipts.clear()
+        self._silence = None
         if self.heard_ns is not None:
             self.heard_ns = now_ns
         if self.accepted_ns is not None:
@@ -378,6 +384,7 @@ class Stream:
     def note_behind(self, behind_ns: int) -> None:
         """Judge the lateness by how far the stream's latest delay is over the others'."""
         self._behind.append(behind_ns)
+        self._silence = None
         delay = self._typical(list(self._delays)[-PACE_SAMPLES:])
         if self._usual_behind_ns is None:
             if len(self._behind) >= PACE_LEARN:
@@ -506,6 +513,7 @@ class Stream:
             self._lateness.append(now_ns - stamp_ns + overrun)
             self._late_bound = None
             self._intervals.append(interval)
+            self._silence = None
             self.newest_ns = stamp_ns
             self._note_interval()
         self._delays.append(now_ns - stamp_ns)
@@ -549,24 +557,30 @@ class Stream:
     def overdue_ns(self, wait_ns: int) -> int | None:
         """Receipt time from which the next message is overdue, so that another may lead meanwhile.
 
-        That is 2.5 periods after the last believable one, and ``wait_ns`` after all but the rarest
-        messages arrive; later by as much as the stream is usually behind the others, since the output
-        would have to wait for its stamps by so much when it is back. None while the period is not
-        known, or is none: packets of an event camera may be sent when they are full.
+        That is 2.5 periods after the last believable one, and ``wait_ns`` after all but the longest
+        of its last pauses; later by as much as the stream is usually behind the others, since the
+        output would have to wait for its stamps by so much when it is back. None while the period is
+        not known, or is none: packets of an event camera may be sent when they are full.
         """
-        if self.accepted_ns is None or len(self._intervals) < MIN_SAMPLES - 1:
+        if self.accepted_ns is None or not self._has_period():
             return None
-        if self.config.windowed and self.config.expected_rate_hz is None:
-            return None
-        period = self._typical(self._intervals)
-        if len(self._receipts) >= MIN_SAMPLES:
+        if self._silence is None:
+            pauses = [b - a for a, b in pairwise(self._receipts)]
             # Receipts are further apart than stamps where a recording plays slower than time.
-            period = max(period, self._typical([b - a for a, b in pairwise(self._receipts)]))
-        lateness = self.lateness_ns()
-        spread = 0 if lateness is None else lateness[1] - lateness[0]
-        silence = max(round(PACE_FACTOR * period), period + spread + wait_ns)
-        behind = self._typical(self._behind) if self._behind else 0
-        return self.accepted_ns + silence + max(behind, 0)
+            period = max(self._typical(self._intervals), self._typical(pauses))
+            behind = self._typical(self._behind) if self._behind else 0
+            self._silence = (
+                round(PACE_FACTOR * period),
+                sorted(pauses[-PAUSES:])[-2],
+                max(behind, 0),
+            )
+        periods, pause, behind = self._silence
+        return self.accepted_ns + max(periods, pause + wait_ns) + behind
+
+    def _has_period(self) -> bool:
+        if self.config.windowed and self.config.expected_rate_hz is None:
+            return False
+        return len(self._intervals) >= MIN_SAMPLES - 1 and len(self._receipts) >= MIN_SAMPLES
 
     def worth_waiting_until_ns(self, anchor_ns: int, latest_ns: int) -> int | None:
         """Receipt time until which a better message for ``anchor_ns`` may be awaited.

@@ -1,8 +1,8 @@
 """Matched sets from streams that come and go.
 
 Alignment uses stamps; liveness uses receipt time on the clock that the caller hands in. The
-highest-priority live stream is the *anchor*: each of its messages opens a set, to which every
-other live stream contributes the message that fits best. See ``docs/synchronizer.md``.
+highest-priority live stream that keeps its pace is the *anchor*: each of its messages opens a set, to
+which every other live stream contributes the message that fits best. See ``docs/synchronizer.md``.
 
 Nothing here is locked and nothing runs by itself: the caller serialises its calls, and polls when
 :meth:`Synchronizer.next_deadline_ns` says so. The same calls give the same sets.
@@ -519,36 +519,34 @@ class Synchronizer(Generic[K]):
         if not able:
             return None
         first = self._streams[able[0]]
-        if self._is_overdue(first, now_ns):
-            return self._stand_in(able[1:], now_ns, able[0])
-        if first.impairment not in _DRAGGING:
-            return able[0]
-        for key in able[1:]:
-            stream = self._streams[key]
-            if stream.impairment in _DRAGGING:
-                continue
-            theirs, own = stream.period_ns(), first.recent_period_ns()
-            if first.impairment is Impairment.LATE or (
-                theirs is not None and own is not None and theirs < own
-            ):
-                return key
-        return able[0]
+        if first.impairment in _DRAGGING:
+            for key in able[1:]:
+                stream = self._streams[key]
+                if stream.impairment in _DRAGGING or self._is_overdue(stream, now_ns):
+                    continue
+                theirs, own = stream.period_ns(), first.recent_period_ns()
+                if first.impairment is Impairment.LATE or (
+                    theirs is not None and own is not None and theirs < own
+                ):
+                    return key
+        return self._stand_in(able, now_ns) if self._is_overdue(first, now_ns) else able[0]
 
-    def _stand_in(self, others: Sequence[K], now_ns: int, overdue: K) -> K:
+    def _stand_in(self, able: Sequence[K], now_ns: int) -> K:
         """Who leads while the first stream is overdue: itself, if nobody has anything to say.
 
-        One without a period comes last, as it might have died unnoticed together with the first.
+        Best the one that does already, else the next that is well. One without a period might have
+        died unnoticed together with the first, and one that is slow or late drags the output: these
+        two only where nobody is well.
         """
-        unnoticed = []
-        for key in others:
-            stream = self._streams[key]
-            if stream.impairment in _DRAGGING or self._is_overdue(stream, now_ns):
-                continue
+        there = [k for k in able[1:] if not self._is_overdue(self._streams[k], now_ns)]
+        pulling = [k for k in there if self._streams[k].impairment not in _DRAGGING]
+        well = [k for k in pulling if self._streams[k].overdue_ns(self._max_wait_ns) is not None]
+        if self._anchor in well:
+            return self._anchor
+        for key in well or [*pulling, *there]:
             if key == self._anchor or self._has_news(key):
-                if stream.overdue_ns(self._max_wait_ns) is not None:
-                    return key
-                unnoticed.append(key)
-        return unnoticed[0] if unnoticed else overdue
+                return key
+        return able[0]
 
     def _has_news(self, key: K) -> bool:
         """Whether the stream has a message for a set to come: one that has died as well has none."""

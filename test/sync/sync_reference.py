@@ -132,6 +132,9 @@ class Player:
         )
         self.delivered: dict[tuple[Modality, int], int] = {}
         self.deliveries = dict.fromkeys(self.configs, 0)
+        self.heard = dict.fromkeys(self.configs, 0)
+        self.in_a_row = dict.fromkeys(self.configs, 0)
+        """deliveries since the stream was last silent for its timeout"""
         self.dropped: list[tuple[Modality, int, DropReason]] = []
         self.in_buffer: dict[Modality, dict[int, object]] = {m: {} for m in self.configs}
         self.used: set[tuple[Modality, int, int, object]] = set()
@@ -165,6 +168,9 @@ class Player:
     def add(self, arrival: Arrival) -> None:
         key, stamp = arrival.key, arrival.stamp_ns
         self.deliveries[key] += 1
+        heard, self.heard[key] = self.heard[key], arrival.receipt_ns
+        silent = arrival.receipt_ns - heard > round(self.configs[key].timeout_s * S)
+        self.in_a_row[key] = 1 if silent else self.in_a_row[key] + 1
         anchor, epoch = self.sync.anchor, self.sync.epoch
         self._adding, self._refused = arrival, None
         message = (key, stamp, arrival.receipt_ns)
@@ -258,7 +264,7 @@ class Player:
             pace = self._recent_period_ns(live[0])
             hushed = [m for m in live if m is not matched.anchor and self._hushed(m, now_ns)]
             if live[0] in hushed:
-                # Whoever has something to say stands in for it.
+                self._check_stand_in(matched.anchor, live, now_ns)
                 return
             slow = status[live[0]].impairment is Impairment.SLOW
             able = [
@@ -282,6 +288,19 @@ class Player:
 
     def _recent_period_ns(self, key: Modality) -> float:
         return _middle(self.intervals[key][-3:]) if len(self.intervals[key]) >= 3 else -math.inf
+
+    def _check_stand_in(self, anchor: Modality, live: Sequence[Modality], now_ns: int) -> None:
+        """Slow, late and irregular streams stand in only where no other is well."""
+        status = self.sync.status(now_ns)
+        well = [
+            m
+            for m in live
+            if status[m].impairment in (Impairment.NONE, Impairment.FAST)
+            and self.in_a_row[m] >= 4
+            and len(self.intervals[m]) >= 3
+            and not (self.configs[m].windowed and self.configs[m].expected_rate_hz is None)
+        ]
+        assert anchor in well or all(self._hushed(m, now_ns) for m in well)
 
     def _hushed(self, key: Modality, now_ns: int) -> bool:
         """Whether the stream may count as overdue: silent for 2.5 of its periods, once it has some."""
