@@ -558,7 +558,7 @@ class Stream:
         """Receipt time from which the next message is overdue, so that another may lead meanwhile.
 
         That is 2.5 periods after the last believable one, and ``wait_ns`` after all but the longest
-        of its last pauses; later by as much as the stream is usually behind the others, since the
+        of its last pauses; later by as much as the stream is always behind the others, since the
         output would have to wait for its stamps by so much when it is back. None while the period is
         not known, or is none: packets of an event camera may be sent when they are full.
         """
@@ -568,11 +568,10 @@ class Stream:
             pauses = [b - a for a, b in pairwise(self._receipts)]
             # Receipts are further apart than stamps where a recording plays slower than time.
             period = max(self._typical(self._intervals), self._typical(pauses))
-            behind = self._typical(self._behind) if self._behind else 0
             self._silence = (
                 round(PACE_FACTOR * period),
                 sorted(pauses[-PAUSES:])[-2],
-                max(behind, 0),
+                max(min(self._behind, default=0), 0),
             )
         periods, pause, behind = self._silence
         return self.accepted_ns + max(periods, pause + wait_ns) + behind
