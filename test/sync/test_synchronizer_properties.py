@@ -171,6 +171,9 @@ def test_output_never_gaps_longer_than_promised(rig, cut, at_s, for_s, seed):
     anchor = min(m for m in Modality if m not in cut)
     latencies = [s.latency_ms + s.jitter_ms for s in rig.values()]
     bound = (250 + max(latencies) - min(latencies) + RIG[anchor].period_ms) * MS
+    if anchor is Modality.EVENT:
+        # Events lead when all others are known to be silent, and these have died within a period.
+        bound += 100 * MS
     during = [o for o in outputs if 50 + 1.5 <= o.now_ns / S <= 50 + 5.8]
     gaps = [b.now_ns - a.now_ns for a, b in itertools.pairwise(during)]
     # Jitter makes a period longer by itself.
