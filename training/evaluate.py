@@ -27,6 +27,7 @@ if __package__ in (None, ""):  # called as a script: make the repository importa
 import numpy as np
 import numpy.typing as npt
 import torch
+from jsonargparse.typing import NonNegativeInt
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -443,7 +444,7 @@ def _arguments(arguments: list[str] | None) -> Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes that build images")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=NonNegativeInt,
         default=0,
         help="CPU threads of a torch network; 0: as torch likes. 1 is many times faster on a busy machine",
     )

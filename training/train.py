@@ -22,6 +22,7 @@ if __package__ in (None, ""):  # called as a script: make the repository importa
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -67,7 +68,9 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--save_every", type=int, default=100, help="steps between checkpoints to resume from"
         )
-        parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as torch likes")
+        parser.add_argument(
+            "--threads", type=NonNegativeInt, default=0, help="CPU threads; 0: as torch likes"
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = self.run_folder()

@@ -222,7 +222,6 @@ class Stream:
         self._forget_delays()
 
     def _forget_delays(self) -> None:
-        self._silence = None
         self._delays: deque[int] = deque(maxlen=WINDOW)
         self._lateness: deque[int] = deque(maxlen=WINDOW)
         self._late_bound: tuple[int, int] | None = None
@@ -266,13 +265,12 @@ class Stream:
             self._receipts.clear()  # the rate since the return, not across the outage
         self.heard_ns = now_ns
         self._receipts.append(now_ns)
-        self._silence = None
+        self._silence = None  # told anew after this message
         self.counters.received += 1
 
     def restart_receipts(self, now_ns: int) -> None:
         """The receipt clock itself jumped: what was alive is given its timeout from ``now_ns``."""
         self._receipts.clear()
-        self._silence = None
         if self.heard_ns is not None:
             self.heard_ns = now_ns
         if self.accepted_ns is not None:
@@ -384,7 +382,6 @@ class Stream:
     def note_behind(self, behind_ns: int) -> None:
         """Judge the lateness by how far the stream's latest delay is over the others'."""
         self._behind.append(behind_ns)
-        self._silence = None
         delay = self._typical(list(self._delays)[-PACE_SAMPLES:])
         if self._usual_behind_ns is None:
             if len(self._behind) >= PACE_LEARN:
@@ -513,7 +510,6 @@ class Stream:
             self._lateness.append(now_ns - stamp_ns + overrun)
             self._late_bound = None
             self._intervals.append(interval)
-            self._silence = None
             self.newest_ns = stamp_ns
             self._note_interval()
         self._delays.append(now_ns - stamp_ns)

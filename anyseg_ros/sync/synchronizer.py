@@ -538,12 +538,12 @@ class Synchronizer(Generic[K]):
         died unnoticed together with the first, and one that is slow or late drags the output: these
         two only where nobody is well.
         """
-        there = [k for k in able[1:] if not self._is_overdue(self._streams[k], now_ns)]
-        pulling = [k for k in there if self._streams[k].impairment not in _DRAGGING]
-        well = [k for k in pulling if self._streams[k].overdue_ns(self._max_wait_ns) is not None]
-        if self._anchor in well:
+        heard = [k for k in able[1:] if not self._is_overdue(self._streams[k], now_ns)]
+        well = [k for k in heard if self._streams[k].impairment not in _DRAGGING]
+        steady = [k for k in well if self._streams[k].overdue_ns(self._max_wait_ns) is not None]
+        if self._anchor in steady:
             return self._anchor
-        for key in well or [*pulling, *there]:
+        for key in steady or [*well, *heard]:
             if key == self._anchor or self._has_news(key):
                 return key
         return able[0]

@@ -37,6 +37,13 @@ def test_a_cut_costs_half_the_timeout_of_output(cut):
     assert longest_gap_s(outputs) < (0.36 if alone else 0.28 if CAMERA in cut else 0.14)
 
 
+def test_a_cut_of_a_fast_camera_costs_less():
+    rig = {**RIG, CAMERA: Sensor(1000 / 30, 0, 15, 4)}
+    outputs = played(rig, {CAMERA: [(4.0, 7.0)]}, timeout_s=2.0)
+    assert longest_gap_s(outputs) < 0.16
+    assert {o.matched.anchor for o in outputs if o.now_ns / S < 54.05} == {CAMERA}
+
+
 def test_a_cut_costs_no_more_with_a_long_timeout():
     outputs = played(cuts={CAMERA: [(4.0, 7.0)]}, timeout_s=2.0)
     assert longest_gap_s(outputs) < 0.26
