@@ -120,6 +120,17 @@ def test_batches_are_a_function_of_seed_and_step_and_shared_by_processes(street)
         assert torch.equal(share.unlabelled.images, whole.unlabelled.images[2 * rank :][:2])
 
 
+def test_a_step_may_hold_more_unlabelled_samples_than_labelled_ones(street):
+    loader = LoaderConfig(batch_size=2, unlabelled_batch_size=6, build_workers=0)
+    size = {"height": HEIGHT, "width": WIDTH}
+    data = FewLabelStreet(street, label_fraction=0.5, loader=loader, augment=CROP, **size)
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch.labelled.images) == 2 and len(batch.unlabelled.images) == 6
+    assert batch.unlabelled.present.shape == (6, 4)
+    alone = FewLabelBatches(*data.frames(), CROP, 2, 0)[0]
+    assert len(alone.unlabelled.images) == 2
+
+
 def test_supervised_methods_get_plain_batches_with_or_without_dropout(street):
     for dropout in (False, True):
         data = module(street, label_fraction=0.5, unlabelled="none", modality_dropout=dropout)

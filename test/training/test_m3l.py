@@ -221,6 +221,33 @@ def test_the_combination_adds_anysegs_terms_for_the_averaging_network():
         AnySegM3L(network=FOUR, cmd=CmdConfig(reading="pairs"))
 
 
+@pytest.mark.parametrize("method", [M3L, AnySegM3L])
+def test_a_teacher_that_sees_everything_need_not_look_twice(method, monkeypatch):
+    """The second copies of the labelled samples are not computed again, and nothing depends on it."""
+    view = compose(batch(2, 1), batch(3, 2, labelled=False), masked=True)
+
+    def run(dropout):
+        made = method(network=FOUR, seed=1, teacher=TeacherConfig(dropout=dropout)).eval()
+        with torch.no_grad():
+            for weight in made.teacher_network.encoder.parameters():
+                weight.add_(0.05 * torch.randn(weight.shape, generator=torch.manual_seed(5)))
+        seen = []
+        encode = made.teacher_network.encode
+        monkeypatch.setattr(
+            made.teacher_network,
+            "encode",
+            lambda images, ids: (seen.append(len(images)), encode(images, ids))[1],
+        )
+        return made.terms(view), seen
+
+    terms, once = run(dropout=False)
+    expected, each = run(dropout=True)  # as published; in evaluation mode nothing is disturbed
+    assert (once, each) == ([20], [28])
+    assert set(terms) == set(expected)
+    for name, value in terms.items():
+        torch.testing.assert_close(value, expected[name])
+
+
 def test_the_published_number_of_hard_pixels():
     logits = torch.randn(8, 16, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 5, (8, 16), generator=torch.Generator().manual_seed(1))

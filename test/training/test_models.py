@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.models.depthwise import depthwise_conv
 from training.models.encoder import MIT_SIZES, MixTransformer
 from training.models.fast_encoder import ConvNorm, run_stages
 from training.models.fusion import mean_over_present
@@ -238,3 +239,21 @@ def test_an_empty_image_has_finite_gradients():
     network(images, torch.tensor([2, 3]), torch.tensor([0, 1]), 2).square().mean().backward()
     norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).max()
     assert float(norm) < 1e3
+
+
+@pytest.mark.parametrize("size", [(4, 8), (2, 4), (1, 1), (8, 16)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_depthwise_convolution_of_small_maps_is_torchs(size, layout):
+    torch.manual_seed(0)
+    images = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    weight = torch.randn(6, 1, 5, 5, dtype=torch.float64)
+    pull = torch.randn(3, 6, *size, dtype=torch.float64)
+
+    def run(convolve):
+        leaves = (images.clone().requires_grad_(), weight.clone().requires_grad_())
+        out = convolve(*leaves)
+        return out, *torch.autograd.grad(out, leaves, pull)
+
+    expected = run(lambda x, w: nn.functional.conv2d(x, w, padding=2, groups=6))
+    for got, theirs in zip(run(depthwise_conv), expected, strict=True):
+        torch.testing.assert_close(got, theirs)

@@ -195,6 +195,8 @@ class LoaderConfig:
 
     Args:
         batch_size: samples a step, over all processes.
+        unlabelled_batch_size: unlabelled samples a step beside them, for methods that learn from such; 0 for
+            as many as labelled ones.
         steps_per_epoch: validation and checkpoints happen after this many steps.
         val_frames: validation frames a time; 0 for all.
         workers: loader processes; 0 loads in the training process.
@@ -202,6 +204,7 @@ class LoaderConfig:
     """
 
     batch_size: int = 8
+    unlabelled_batch_size: int = 0
     steps_per_epoch: int = 500
     val_frames: int = 40
     workers: int = 0

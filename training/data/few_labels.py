@@ -156,12 +156,13 @@ class FewLabelBatches(Dataset[FewLabelBatch | Batch]):
         labelled: frames with labels.
         unlabelled: frames whose labels are hidden; ``None`` for none.
         augmentation: how samples are varied.
-        batch_size: labelled samples a step, and unlabelled ones as well.
+        batch_size: labelled samples a step.
         seed: of everything random.
         modality_dropout: give labelled samples a random subset of their sensors; for methods that do not
             mask by themselves.
         rank: which share of the joint batch this process takes.
-        world_size: number of processes; must divide ``batch_size``.
+        world_size: number of processes; must divide both batch sizes.
+        unlabelled_batch_size: unlabelled samples a step; by default as many as labelled ones.
     """
 
     def __init__(
@@ -174,19 +175,25 @@ class FewLabelBatches(Dataset[FewLabelBatch | Batch]):
         modality_dropout: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        unlabelled_batch_size: int | None = None,
     ) -> None:
         self._labelled = labelled
         self._unlabelled = unlabelled
         self._seed = seed
         self._dropout = modality_dropout
         self._rank = rank
-        common = (augmentation, batch_size)
         share = {"modality_dropout": False, "rank": rank, "world_size": world_size}
-        self._with = StepBatches(labelled, *common, seed, **share)  # type: ignore[arg-type]
+        self._with = StepBatches(labelled, augmentation, batch_size, seed, **share)  # type: ignore[arg-type]
         self._without = (
             None
             if unlabelled is None
-            else StepBatches(unlabelled, *common, seed + 1_000_003, **share)  # type: ignore[arg-type]
+            else StepBatches(
+                unlabelled,
+                augmentation,
+                unlabelled_batch_size or batch_size,
+                seed + 1_000_003,
+                **share,  # type: ignore[arg-type]
+            )
         )
 
     def __getitem__(self, step: int) -> FewLabelBatch | Batch:
@@ -218,7 +225,7 @@ class FewLabelStreet(StreetDataModule):
             training frames as well.
         unlabelled_roots: more drives to learn from, in the same layout; their labels, if any, are not read.
         seed: of order, crops and subsets.
-        loader: sizes; ``batch_size`` labelled and as many unlabelled samples a step.
+        loader: sizes; ``batch_size`` labelled and ``unlabelled_batch_size`` unlabelled samples a step.
         augment: how training samples are varied.
         modalities: the modalities to train on, by name.
         modality_dropout: labelled samples get a random subset of their sensors; leave it off for methods
@@ -314,5 +321,6 @@ class FewLabelStreet(StreetDataModule):
             self.modality_dropout,
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
+            self.loader.unlabelled_batch_size or None,
         )
         return self.step_loader(batches)

@@ -33,6 +33,23 @@ from training.methods.supervised import OhemConfig
 from training.models.segmentor import AnymodalSegmentor, SegmentorConfig
 
 
+def seen_once(view: View) -> View:
+    """``view`` without its first copies: a teacher that sees everything says the same of both."""
+    return View(
+        view.images[view.complete :],
+        view.labels[view.complete :],
+        view.available[view.complete :],
+        view.present[view.complete :],
+        0,
+        1,
+    )
+
+
+def twice(values: Tensor, count: int) -> Tensor:
+    """What belongs to the samples of :func:`seen_once`, the first ``count`` put before them again."""
+    return torch.cat([values[:count], values])
+
+
 class M3L(MeanTeacher):
     """M3L; needs a data module that gives :class:`~training.data.few_labels.FewLabelBatch`.
 
@@ -70,6 +87,13 @@ class M3L(MeanTeacher):
     def shown_to_teacher(self, view: View) -> Tensor:
         """bool[N, M]: everything there is."""
         return view.available
+
+    @torch.no_grad()
+    def teach(self, view: View) -> Tensor:
+        """The teacher's labels int64 ``[N, H, W]``."""
+        if self.teacher_config.dropout:
+            return super().teach(view)
+        return twice(super().teach(seen_once(view)), view.complete)
 
 
 class AnySegM3L(M3L):
@@ -128,7 +152,12 @@ class AnySegM3L(M3L):
         sample_index, modality_ids = view.present.nonzero(as_tuple=True)
         features = student.encode(view.images[sample_index, modality_ids], modality_ids)
         logits = student.fuse(features, modality_ids, sample_index, samples)
-        theirs, their_logits = self._teach_features(view)
+        if self.teacher_config.dropout:
+            theirs, their_logits = self._teach_features(view)
+        else:
+            once, logits_once = self._teach_features(seen_once(view))
+            theirs = tuple(twice(level, view.complete * modalities) for level in once)
+            their_logits = twice(logits_once, view.complete)
         labels = self.labels_of(their_logits, view)
         terms = {
             "segmentation": self.supervised_term([logits], view),

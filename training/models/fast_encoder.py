@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from training.errors import SettingsError
+from training.models.depthwise import depthwise_conv
 from training.models.joint_norm import JointBatchNorm2d
 
 
@@ -62,6 +63,8 @@ class ConvNorm(nn.Module):
             # A matrix product, whose backward pass is many times faster on CPUs in bf16.
             weight = self.conv.weight[:, :, 0, 0]
             out = F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+        elif self.training and self.conv.groups > 1 and self.conv.stride == (1, 1):
+            out = depthwise_conv(x, self.conv.weight)
         else:
             out = self.conv(x)
         out = self.norm(out)
