@@ -21,7 +21,13 @@ from anyseg_ros.modalities.evt3 import Evt3Decoder
 from anyseg_ros.modalities.geometry import DISTORTION_LENGTHS, CameraModel
 from anyseg_ros.modalities.image import SensorData
 from anyseg_ros.modalities.projection import camera_for_image
-from anyseg_ros.modalities.sensor_data import CameraFrame, DepthFrame, EventPacket, LidarScan
+from anyseg_ros.modalities.sensor_data import (
+    SELF_RANGE_M,
+    CameraFrame,
+    DepthFrame,
+    EventPacket,
+    LidarScan,
+)
 from anyseg_ros.modality import Modality
 
 ImageArray = npt.NDArray[Any]
@@ -469,14 +475,16 @@ def _require_fields(message: Any, allowed: dict[str, tuple[str, ...]]) -> None:
 
 
 def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
-    """``sensor_msgs/PointCloud2`` with x, y, z (and intensity, if any) to a scan; NaN and inf go.
+    """``sensor_msgs/PointCloud2`` with x, y, z (and intensity, if any) to a scan of its echoes.
+
+    Lost echoes go: drivers mark them by NaN, infinity, or a point at the sensor itself, usually zeros.
 
     Args:
         intensity_max: what counts as full intensity; 0 means 255 for uint8, 65535 for uint16 and
             1 for floating point.
 
     Raises:
-        MessageError: if fields, steps and length contradict each other, no point is finite, or more
+        MessageError: if fields, steps and length contradict each other, no point is an echo, or more
             than half of the intensities exceed ``intensity_max`` (a hundredth of them, if it is 0).
     """
     _require_fields(message, {axis: ("float32", "float64") for axis in "xyz"})
@@ -485,15 +493,24 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
         raise MessageError("width, height", "0 points", "at least one point")
     with np.errstate(over="ignore"):
         rows = np.stack([columns[axis] for axis in "xyz"]).astype(np.float32, copy=False)
-    finite = np.logical_and.reduce(np.isfinite(rows))
-    if not finite.any():
-        raise MessageError("data", f"{len(columns)} points, all NaN", "at least one finite point")
-    if not finite.all():
-        rows, columns = rows.compress(finite, axis=1), columns[finite]
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = np.einsum("ij,ij->j", rows, rows)
+        echo = (square > SELF_RANGE_M**2) & (square < np.inf)  # false for NaN
+    echoes = int(np.count_nonzero(echo))
+    if not echoes:
+        raise MessageError(
+            "data",
+            f"{len(columns)} points without an echo",
+            f"at least one that is finite and more than {SELF_RANGE_M} m away",
+        )
+    if echoes < len(columns):
+        rows = rows.compress(echo, axis=1)
     points = rows.T  # each coordinate contiguous, as projection wants them
     if "intensity" not in (columns.dtype.names or ()):
         return LidarScan(points, np.zeros(len(points), np.float32))
     raw = columns["intensity"]
+    if echoes < len(columns):
+        raw = raw[echo]
     by_type = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0, "float64": 1.0}
     if raw.dtype.name not in by_type:
         raise MessageError("fields[intensity].datatype", raw.dtype.name, " or ".join(by_type))

@@ -169,7 +169,6 @@ class Pipeline:
                 self._builders[modality] = make_image_builder(
                     modality, card.encodings[modality], self._grid, sensor
                 )
-        self._border = self._grid.border
         self._cache: dict[Modality, _Encoded] = {}
         self._prepared: dict[Modality, list[_Encoded]] = {}
         self._started.clear()
@@ -403,10 +402,10 @@ class Pipeline:
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         if self._output_size == "camera":
             return self._grid.letterbox.restore(labels), self._grid.letterbox.restore(confidence)
-        if self._border is not None:
+        if not self._grid.letterbox.is_full:
             labels, confidence = labels.copy(), confidence.copy()
-            labels[self._border] = IGNORE_ID
-            confidence[self._border] = 0
+            self._grid.letterbox.fill_border(labels, IGNORE_ID)
+            self._grid.letterbox.fill_border(confidence, 0)
         return labels, confidence
 
 

@@ -18,6 +18,7 @@ from anyseg_ros.modalities.geometry import (
 from anyseg_ros.modalities.projection import (
     NearestPoints,
     camera_for_image,
+    drawn_planes,
     inverse_log,
     is_registered,
     linear_byte,
@@ -48,7 +49,6 @@ class DepthImageBuilder:
         self._sensor = sensor
         self._reprojection: _Reprojection | None = None
         self._grid_slope_y = grid.input_camera.rays()[..., 1]
-        self._border = grid.border
 
     def build(self, frame: DepthFrame) -> npt.NDArray[np.uint8]:
         """uint8[H, W, 3] in the grid's input.
@@ -63,20 +63,19 @@ class DepthImageBuilder:
         camera = camera_for_image(self._sensor.camera or self._grid.camera, width, height, "depth")
         if is_registered(camera, self._grid, self._sensor.grid_from_sensor):
             placed = self._grid.letterbox.place(depth, cv2.INTER_NEAREST)
-            image = self._encode(placed, -placed * self._grid_slope_y, self._grid.letterbox.content)
-            return np.ascontiguousarray(image)
+            channels = self._encode(
+                placed, -placed * self._grid_slope_y, self._grid.letterbox.content
+            )
+            return np.asarray(cv2.merge(channels), np.uint8)
 
         reprojection = self._reprojection  # images of two sizes may be built at the same time
         if reprojection is None or reprojection.camera != camera:
             reprojection = _Reprojection(camera, self._grid, self._sensor.grid_from_sensor)
             self._reprojection = reprojection
         where, metres, height_m, farthest_m = reprojection(depth)
-        target = self._grid.input_camera
-        picture = np.zeros((target.height, target.width, 3), np.uint8)
-        picture.reshape(-1, 3)[where] = self._encode(metres, height_m, farthest_m=farthest_m)
-        if self._border is not None:
-            picture[self._border] = 0
-        return picture
+        return drawn_planes(
+            where, self._encode(metres, height_m, farthest_m=farthest_m), self._grid
+        )
 
     def _encode(
         self,
@@ -84,8 +83,8 @@ class DepthImageBuilder:
         height_m: FloatArray,
         content: tuple[slice, slice] | None = None,
         farthest_m: float = 0.0,
-    ) -> npt.NDArray[np.uint8]:
-        """``[...]`` metres to uint8 ``[..., 3]``.
+    ) -> list[npt.NDArray[np.uint8]]:
+        """``[...]`` metres to three channels of uint8 ``[...]``.
 
         Args:
             content: the part that an image fills; ``None`` for reprojected points.
@@ -99,12 +98,12 @@ class DepthImageBuilder:
                 if content is None
                 else minmax(depth_m, within=content)
             )
-            return _last([gray, gray, gray])
+            return [gray, gray, gray]
         near = inverse_log(depth_m, settings["min_m"], settings["max_m"])
         if self._name == "inverse_log":
-            return _last([near, near, near])
+            return [near, near, near]
         up = linear_byte(height_m, settings["min_height_m"], settings["max_height_m"])
-        return _last([near, np.where(near > 0, up, np.uint8(0)), near])
+        return [near, np.where(near > 0, up, np.uint8(0)), near]
 
 
 class _Reprojection:
@@ -158,11 +157,6 @@ class _Reprojection:
         away = self._rows[2].take(which) * shown + np.float32(self._offsets[2])
         height = -(self._down.take(which) * shown + np.float32(self._down_offset))
         return where, away, height, farthest
-
-
-def _last(channels: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Channels as the last axis, each still contiguous in memory."""
-    return np.moveaxis(np.stack(channels), 0, -1)
 
 
 def minmax(depth: FloatArray, within: tuple[slice, slice] | None = None) -> npt.NDArray[np.uint8]:

@@ -243,6 +243,17 @@ class Letterbox:
             slice(self.left, self.left + self.content_width),
         )
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the image covers the whole canvas."""
+        return (self.content_width, self.content_height) == (self.width, self.height)
+
+    def fill_border(self, canvas: npt.NDArray[np.uint8], value: int) -> None:
+        """Set what the image does not cover of ``canvas`` ``[H, W, ...]``, in place."""
+        rows, columns = self.content
+        canvas[: rows.start] = canvas[rows.stop :] = value
+        canvas[:, : columns.start] = canvas[:, columns.stop :] = value
+
     def camera(self, source: CameraModel) -> CameraModel:
         """Intrinsics of the canvas, given those of the source image."""
         scaled = source.resized(self.content_width, self.content_height)
@@ -296,10 +307,3 @@ class SegmentationGrid:
     def input_camera(self) -> CameraModel:
         """Intrinsics of the grid at the network's input size, border included."""
         return self.letterbox.camera(self.camera)
-
-    @property
-    def border(self) -> npt.NDArray[np.bool_] | None:
-        """bool[H, W] of the network's input: outside the grid; ``None`` if there is nothing."""
-        outside = np.ones((self.letterbox.height, self.letterbox.width), bool)
-        outside[self.letterbox.content] = False
-        return outside if outside.any() else None

@@ -8,8 +8,13 @@ import numpy.typing as npt
 from anyseg_ros.modalities.calibration import SensorCalibration
 from anyseg_ros.modalities.encoding import EncodingSpec, resolve_settings
 from anyseg_ros.modalities.errors import ModalityError
-from anyseg_ros.modalities.geometry import SegmentationGrid
-from anyseg_ros.modalities.projection import NearestPoints, inverse_log, linear_byte
+from anyseg_ros.modalities.geometry import FloatArray, SegmentationGrid
+from anyseg_ros.modalities.projection import (
+    NearestPoints,
+    drawn_planes,
+    inverse_log,
+    linear_byte,
+)
 from anyseg_ros.modalities.sensor_data import LidarScan
 from anyseg_ros.modality import Modality
 
@@ -27,8 +32,8 @@ class LidarImageBuilder:
         self, spec: EncodingSpec, grid: SegmentationGrid, sensor: SensorCalibration
     ) -> None:
         self._settings = resolve_settings(Modality.LIDAR, spec)
+        self._grid = grid
         self._camera = grid.input_camera
-        self._border = grid.border
         self._grid_from_sensor = sensor.grid_from_sensor
 
     def build(self, scan: LidarScan) -> npt.NDArray[np.uint8]:
@@ -47,23 +52,25 @@ class LidarImageBuilder:
         camera = self._camera
         size = (int(settings["splat_width_px"]), int(settings["splat_height_px"]))
         canvas = NearestPoints((camera.height, camera.width), size)
-        values = np.empty((3, len(scan.points_m)), np.uint8)
-        for start in range(0, len(scan.points_m), canvas.CHUNK):
+        drawn: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+        for start in range(0, max(len(scan.points_m), 1), canvas.CHUNK):
             part = slice(start, start + canvas.CHUNK)
-            points = self._grid_from_sensor.apply(scan.points_m[part])
-            x, y, z = points.T
-            # A NaN or an infinity anywhere reaches the sum.
+            x, y, z = self._grid_from_sensor.apply(scan.points_m[part]).T
+            # Most of a scan lies behind the camera. A NaN or an infinity anywhere reaches the sum.
             with np.errstate(all="ignore"):
-                usable = (z > _NEAREST_M) & np.isfinite(x + y + z)
+                ahead = np.flatnonzero((z > _NEAREST_M) & np.isfinite(x + y + z))
+                x, y, z = points = np.stack([axis.take(ahead) for axis in (x, y, z)])
                 distance = np.sqrt(x * x + y * y + z * z)
-                pixels = camera.project(points)
-            canvas.draw(pixels[:, 0], pixels[:, 1], distance, usable)
-            values[0, part] = inverse_log(distance, settings["min_m"], settings["max_m"])
-            values[1, part] = linear_byte(-y, settings["min_height_m"], settings["max_height_m"])
-        values[2] = linear_byte(scan.intensity, 0.0, 1.0)
+                pixels = camera.project(points.T)
+            canvas.draw(pixels[:, 0], pixels[:, 1], distance)
+            drawn.append((distance, y, scan.intensity[part][ahead]))
         where, which = canvas.visible()
-        picture = np.zeros((camera.height, camera.width, 3), np.uint8)
-        picture.reshape(-1, 3)[where] = np.ascontiguousarray(values.T)[which]
-        if self._border is not None:
-            picture[self._border] = 0
-        return picture
+        distance, down, intensity = (
+            np.concatenate(column).take(which) for column in zip(*drawn, strict=True)
+        )
+        channels = [
+            inverse_log(distance, settings["min_m"], settings["max_m"]),
+            linear_byte(-down, settings["min_height_m"], settings["max_height_m"]),
+            linear_byte(intensity, 0.0, 1.0),
+        ]
+        return drawn_planes(where, channels, self._grid)

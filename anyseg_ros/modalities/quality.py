@@ -22,7 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from anyseg_ros.modalities.image import SensorData
-from anyseg_ros.modalities.sensor_data import CameraFrame, DepthFrame, EventPacket, LidarScan
+from anyseg_ros.modalities.sensor_data import (
+    SELF_RANGE_M,
+    CameraFrame,
+    DepthFrame,
+    EventPacket,
+    LidarScan,
+)
 from anyseg_ros.modality import Modality
 
 _ROWS = 32
@@ -70,8 +76,6 @@ _MIN_PATTERN_EVENTS = 64
 """Fewer events may repeat by chance: a hot pixel alone sends the same packet for ever."""
 _QUIET_CONTRAST = 1.5
 """Standard deviation of an event picture's brightness below which it holds next to no events."""
-_SELF_RANGE_M = 0.05
-"""Nearer points are no echo: drivers fill lost echoes with zeros."""
 
 
 class Fault(Enum):
@@ -250,7 +254,7 @@ def measure_lidar(points_m: npt.NDArray[np.float32]) -> LidarMeasures:
     chosen = np.ascontiguousarray(points_m[::step], np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.sqrt(np.einsum("ij,ij->i", chosen, chosen))
-        echoes = np.isfinite(distance) & (distance > _SELF_RANGE_M)
+        echoes = np.isfinite(distance) & (distance > SELF_RANGE_M)
     seen, distance = chosen[echoes], distance[echoes]
     azimuth = np.arctan2(seen[:, 1], seen[:, 0])
     elevation = np.arcsin(np.clip(seen[:, 2] / distance, -1, 1))
@@ -270,7 +274,7 @@ def _neighbours_roughness(points_m: npt.NDArray[np.float32], step: int) -> float
     pairs = np.stack([first[:length], second[:length]], 1).astype(np.float32, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
         ranges = np.sqrt(np.einsum("ijk,ijk->ij", pairs, pairs))
-        echoes = np.isfinite(ranges) & (ranges > _SELF_RANGE_M)
+        echoes = np.isfinite(ranges) & (ranges > SELF_RANGE_M)
     return roughness(np.log(np.where(echoes, ranges, 1.0)), echoes)
 
 
@@ -290,7 +294,7 @@ def neighbours_agreement(points_m: npt.NDArray[np.float32]) -> float | None:
     points = points_m[:: max(len(points_m) // _COMPARED_POINTS, 1)]
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.sqrt(np.einsum("ij,ij->i", points, points))
-        echoes = np.isfinite(distance) & (distance > _SELF_RANGE_M)
+        echoes = np.isfinite(distance) & (distance > SELF_RANGE_M)
     if not echoes.all():
         points, distance = points[echoes], distance[echoes]
     count = len(points)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+SELF_RANGE_M = 0.05
+"""A LiDAR's point nearer than this is no echo: drivers fill lost echoes with zeros."""
+
 
 @dataclass(frozen=True)
 class CameraFrame:
@@ -34,6 +37,8 @@ class EventPacket:
 
 @dataclass(frozen=True)
 class LidarScan:
+    """Echoes of one scan."""
+
     points_m: npt.NDArray[np.float32]
     """float32[N, 3], metres, in the sensor's frame (x forward, y left, z up)"""
     intensity: npt.NDArray[np.float32]

@@ -322,6 +322,16 @@ def test_finite_points_of_any_layout(coordinate, offset):
     assert scan.intensity.tolist() == [0, 0]
 
 
+def test_lost_echoes_are_no_obstacles():
+    """Drivers that fill them with zeros would put points where the sensor is, next to the camera."""
+    points = np.array([[0, 0, 0], [20, 0, 0], [0.03, 0.02, 0], [0, 0, -9]])
+    scan = messages.decode_lidar(lidar(points, intensity="<f4", values=(1, 0.5, 1, 0.25)))
+    assert scan.points_m.tolist() == [[20, 0, 0], [0, 0, -9]]
+    assert scan.intensity.tolist() == [0.5, 0.25]
+    with pytest.raises(MessageError, match=r"3 points without an echo.* more than 0\.05 m away"):
+        messages.decode_lidar(lidar(np.array([[0, 0, 0], [np.nan, 1, 1], [0, 0, 0.01]])))
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "expected"),
     [
