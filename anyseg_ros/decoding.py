@@ -484,7 +484,7 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
             1 for floating point.
 
     Raises:
-        MessageError: if fields, steps and length contradict each other, no point is an echo, or more
+        MessageError: if fields, steps and length contradict each other, no point is finite, or more
             than half of the intensities exceed ``intensity_max`` (a hundredth of them, if it is 0).
     """
     _require_fields(message, {axis: ("float32", "float64") for axis in "xyz"})
@@ -495,14 +495,11 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
         rows = np.stack([columns[axis] for axis in "xyz"]).astype(np.float32, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         square = np.einsum("ij,ij->j", rows, rows)
-        echo = (square > SELF_RANGE_M**2) & (square < np.inf)  # false for NaN
+    finite = square < np.inf  # false for NaN
+    if not finite.any():
+        raise MessageError("data", f"{len(columns)} points, all NaN", "at least one finite point")
+    echo = finite & (square > SELF_RANGE_M**2)
     echoes = int(np.count_nonzero(echo))
-    if not echoes:
-        raise MessageError(
-            "data",
-            f"{len(columns)} points without an echo",
-            f"at least one that is finite and more than {SELF_RANGE_M} m away",
-        )
     if echoes < len(columns):
         rows = rows.compress(echo, axis=1)
     points = rows.T  # each coordinate contiguous, as projection wants them
@@ -521,7 +518,7 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
     # A scale that was chosen may cut off mirrors and signs; one that was only assumed must fit. Scans
     # of a wrong one are then refused alike, whatever share of their points has no intensity at all.
     allowed = _CUT_OFF_BY_CHOICE if intensity_max else _CUT_OFF_BY_DEFAULT
-    beyond = np.count_nonzero(intensity > 1.001) / len(intensity)
+    beyond = np.count_nonzero(intensity > 1.001) / max(len(intensity), 1)
     if beyond > allowed:
         raise MessageError(
             "data",

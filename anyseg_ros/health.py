@@ -146,12 +146,6 @@ class HealthMonitor:
         """What the checks have seen of each stream."""
         return {modality: watched.health for modality, watched in self._watched.items()}
 
-    def bind(self, synchronizer: Synchronizer[Modality]) -> None:
-        """Go on with another synchronizer of the same streams; quarantines go with it."""
-        self._synchronizer = synchronizer
-        for modality, watched in self._watched.items():
-            self._apply(modality, watched)
-
     def configure(self, settings: HealthSettings) -> None:
         """Take other limits; what was learned and who is quarantined stays."""
         self._settings = settings

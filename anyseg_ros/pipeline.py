@@ -133,6 +133,11 @@ class Pipeline:
         self.load = LoadShedder(latency_budget_s)
         self._output_size = output_size
         self._builds = ThreadPoolExecutor(1, "build-image")
+        self._rig: RigCalibration | None = None
+        self._calibrated: dict[Modality, SensorCalibration] = {}
+        self._builders: dict[Modality, ModalityImageBuilder] = {}
+        self._cache: dict[Modality, _Encoded] = {}
+        self._prepared: dict[Modality, list[_Encoded]] = {}
         self._started: dict[Modality, _Started] = {}
         self.recalibrate(rig)
 
@@ -146,6 +151,7 @@ class Pipeline:
 
     @property
     def rig(self) -> RigCalibration:
+        assert self._rig is not None
         return self._rig
 
     @property
@@ -154,24 +160,32 @@ class Pipeline:
         return self._grid.camera if self._output_size == "camera" else self._grid.input_camera
 
     def recalibrate(self, rig: RigCalibration) -> None:
-        """Take another calibration; cached features are dropped."""
+        """Take another calibration.
+
+        What it says anew of a sensor costs that sensor its features, and new tables with its next message;
+        the others stay as they are, so that a sensor that joins does not hold up those that are there.
+        """
         card = self._engine.card
+        same_grid = self._rig is not None and self._rig.grid == rig.grid
+        known = self._calibrated if same_grid else {}
         self._rig = rig
         self._grid = SegmentationGrid.create(
             rig.grid, rig.grid_frame_id, card.input_width, card.input_height
         )
-        self._builders: dict[Modality, ModalityImageBuilder] = {}
+        self._calibrated = dict(rig.sensors)
+        self._calibrated.setdefault(
+            Modality.CAMERA, SensorCalibration(rig.grid_frame_id, camera=rig.grid)
+        )
         for modality in card.modalities:
-            sensor = rig.sensors.get(modality)
-            if sensor is None and modality is Modality.CAMERA:
-                sensor = SensorCalibration(rig.grid_frame_id, camera=rig.grid)
-            if sensor is not None:
+            now, old = self._calibrated.get(modality), known.get(modality)
+            if now is not None and old is not None and now.is_like(old):
+                continue
+            for kept in (self._builders, self._cache, self._prepared, self._started):
+                kept.pop(modality, None)
+            if now is not None:
                 self._builders[modality] = make_image_builder(
-                    modality, card.encodings[modality], self._grid, sensor
+                    modality, card.encodings[modality], self._grid, now
                 )
-        self._cache: dict[Modality, _Encoded] = {}
-        self._prepared: dict[Modality, list[_Encoded]] = {}
-        self._started.clear()
 
     def reset(self) -> None:
         """Forget cached features."""
@@ -192,7 +206,7 @@ class Pipeline:
             if modality not in self._engine.card.modalities:
                 raise ModalityError(f"the model was not trained on {modality.label}")
             raise ModalityError(
-                f"no calibration for {modality.label}: its extrinsics to {self._rig.grid_frame_id!r} "
+                f"no calibration for {modality.label}: its extrinsics to {self.rig.grid_frame_id!r} "
                 "are needed from the calibration file or TF"
             )
         image = builder.build(data, end_stamp_ns)
@@ -223,7 +237,7 @@ class Pipeline:
         if drawn < min(count, pixels) // _POINTS_A_PIXEL:
             raise ModalityError(
                 f"hardly any of the {what}'s {count} points lies in the view of the grid "
-                f"{self._rig.grid_frame_id!r}; check the {sensor}'s extrinsics, and that this frame is an "
+                f"{self.rig.grid_frame_id!r}; check the {sensor}'s extrinsics, and that this frame is an "
                 "optical one (z forward, x right)"
             )
 

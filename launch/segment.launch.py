@@ -13,7 +13,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from anyseg_ros.ros.transport import transport_environment
+from anyseg_ros.ros.transport import OPT_OUT, transport_environment
 
 SHARE = Path(get_package_share_directory("anyseg_ros"))
 SENSORS = ("camera", "depth", "event", "lidar")
@@ -106,7 +106,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "configure_transport",
         default_value="true",
-        description="Let Fast DDS carry large messages, unless the environment already chooses.",
+        description="Let Fast DDS carry large messages, unless the environment already chooses; false "
+        "leaves the middleware's settings alone (ANYSEG_CONFIGURE_TRANSPORT=0 does so without launch).",
     ),
 ]
 
@@ -173,6 +174,8 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             SetEnvironmentVariable(name, value)
             for name, value in transport_environment(os.environ).items()
         ]
+    else:
+        actions.append(SetEnvironmentVariable(OPT_OUT, "0"))
     actions.append(
         LifecycleNode(
             package="anyseg_ros",

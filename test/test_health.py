@@ -195,17 +195,6 @@ def test_who_is_accused_is_watched_though_contents_are_not_checked():
     assert rig.status(Modality.LIDAR).state is StreamState.LIVE
 
 
-def test_a_quarantine_goes_with_the_monitor_to_another_synchronizer():
-    rig, other = Rig(), Rig()
-    for _ in range(5):
-        rig.step(BLACK)
-    rig.monitor.bind(other.sync)
-    other.sync.poll(0)
-    assert other.sync.status(0)[Modality.CAMERA].state is StreamState.WAITING
-    rig.monitor.add(Modality.CAMERA, PERIOD, rig.picture(), PERIOD)
-    assert other.sync.status(PERIOD)[Modality.CAMERA].state is StreamState.QUARANTINED
-
-
 def test_two_sources_must_both_take_their_reason_back():
     rig = Rig()
     rig.step()

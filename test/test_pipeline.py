@@ -42,8 +42,9 @@ class CountingEngine:
         return getattr(self._engine, name)
 
 
-def rig(*modalities, grid=CAMERA):
-    sensors = {m: SensorCalibration("optical", camera=grid) for m in modalities}
+def rig(*modalities, grid=CAMERA, frame="optical", baseline_m=0.0):
+    place = RigidTransform(np.eye(3), np.array([baseline_m, 0.0, 0.0]))
+    sensors = {m: SensorCalibration(frame, place, grid) for m in modalities}
     return RigCalibration(grid, "optical", sensors)
 
 
@@ -121,7 +122,7 @@ def test_what_was_prepared_is_not_encoded_with_its_set_and_gives_the_same(engine
     # Not what was prepared in another epoch, nor with another calibration.
     pipeline.segment(matched(3000, epoch=1, depth=(2990, depth)))
     pipeline.prepare(Modality.DEPTH, depth, 3990, 1)
-    pipeline.recalibrate(rig(*MODALITIES))
+    pipeline.recalibrate(rig(*MODALITIES, baseline_m=0.1))
     pipeline.segment(matched(4000, epoch=1, depth=(3990, depth)))
     assert engine.encoded[-3:] == [["depth"], ["depth"], ["depth"]]
     # Not another message of the same stamp.
@@ -193,7 +194,7 @@ def test_an_image_begun_for_another_message_or_calibration_is_not_used(engine):
     used = pipeline.segment(matched(1000, depth=(990, near))).images[Modality.DEPTH]
     assert used[32, 64, 0] > 128, "the image of the near one"
     for stamp, forget in (
-        (1990, lambda: pipeline.recalibrate(rig(*MODALITIES))),
+        (1990, lambda: pipeline.recalibrate(rig(*MODALITIES, baseline_m=0.1))),
         (2990, pipeline.reset),
     ):
         source = Source(near)
@@ -393,7 +394,27 @@ def test_another_calibration_takes_effect(engine):
     depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
     result = pipeline.segment(matched(camera=(1000, gray(9)), depth=(1000, depth)))
     assert result.used == (Modality.CAMERA, Modality.DEPTH)
-    assert engine.encoded[-1] == ["camera", "depth"]
+    assert engine.encoded == [["camera"], ["depth"]]
+
+
+def test_a_sensor_that_joins_costs_the_others_nothing(engine):
+    """Their tables take half a second to build where lenses distort: the output would stop for that long."""
+    pipeline = Pipeline(engine, rig(Modality.CAMERA, Modality.DEPTH))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    held = {"depth": (990, depth)}
+    pipeline.segment(matched(1000, camera=(1000, gray(9)), **held))
+    before = dict(pipeline._builders)
+    pipeline.recalibrate(rig(*MODALITIES, frame="named_now"))
+    assert pipeline.rig.sensors[Modality.LIDAR].frame_id == "named_now"
+    assert all(pipeline._builders[m] is builder for m, builder in before.items())
+    pipeline.segment(matched(2000, camera=(2000, gray(99)), **held))
+    assert engine.encoded[-1] == ["camera"], "depth's features are as good as before"
+    pipeline.recalibrate(rig(Modality.CAMERA))
+    result = pipeline.segment(matched(3000, camera=(3000, gray(9)), **held))
+    assert "no calibration for depth" in result.skipped[Modality.DEPTH]
+    # Another grid is another view for all of them.
+    pipeline.recalibrate(rig(Modality.CAMERA, grid=CameraModel.from_fov(128, 64, 60)))
+    assert pipeline._builders[Modality.CAMERA] is not before[Modality.CAMERA]
 
 
 def test_a_model_of_one_graph_serves_as_well(tmp_path):

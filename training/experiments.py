@@ -61,6 +61,8 @@ from anyseg_ros.evaluation.results import Row, commit, read_rows, write_results
 SCRIPTS = Path(__file__).resolve().parent
 Conditions = Literal["none", "mean", "all"]
 ROW_KEYS = ("method", "seed", "split", "subset", "condition")
+_NEXT_PHASE = 1000
+"""What a run's seed grows by where it goes on from another."""
 DONE, LOCK, ROWS, TASK = "done.json", "lock", "rows.json", "task.json"
 
 
@@ -262,9 +264,18 @@ class Plan:
             of.get("teacher"),
         ]
         if "start" in of:
-            parts.append(of["start"])
+            parts += [of["start"], self.batch_seed(experiment)]
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def batch_seed(self, experiment: Experiment) -> int:
+        """Seed of a run's batches, subsets and masks.
+
+        Not the experiment's own for what goes on from another run: it would see that one's batches again.
+        """
+        if experiment.start is None:
+            return experiment.seed
+        return self.batch_seed(self[f"{experiment.start}/{experiment.seed}"]) + _NEXT_PHASE
 
     def folder(self, experiment: Experiment) -> Path:
         """The run's folder; that of its source for an experiment that trains nothing."""
@@ -300,10 +311,13 @@ class Plan:
             **self.machine,
             **experiment.overrides,
             "seed_everything": experiment.seed,
-            "model.seed": experiment.seed,
-            "data.seed": experiment.seed,
+            "model.seed": self.batch_seed(experiment),
+            "data.seed": self.batch_seed(experiment),
             "trainer.max_steps": experiment.steps,
         }
+        data = yaml.safe_load(experiment.config.read_text())["data"]
+        if "label_fraction" in data.get("init_args", {}):
+            settings.setdefault("data.split_seed", experiment.seed)  # the same labels in each phase
         others = {"model.teacher": experiment.teacher, "model.start_from": experiment.start}
         for setting, other in others.items():
             if other is not None:

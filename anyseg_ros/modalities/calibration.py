@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from anyseg_ros.modalities.geometry import CameraModel, RigidTransform
@@ -26,6 +27,15 @@ class SensorCalibration:
     """From the sensor's frame (optical for image sensors) to the grid's optical frame."""
     camera: CameraModel | None = None
     """Intrinsics; ``None`` for a LiDAR."""
+
+    def is_like(self, other: SensorCalibration) -> bool:
+        """Whether the two differ in nothing but the frame's name."""
+        mine, theirs = self.grid_from_sensor, other.grid_from_sensor
+        return (
+            self.camera == other.camera
+            and np.array_equal(mine.rotation, theirs.rotation)
+            and np.array_equal(mine.translation, theirs.translation)
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from anyseg_ros.modalities import CameraModel, RigCalibration, RigidTransform, SensorCalibration
+from anyseg_ros.modalities import (
+    CalibrationError,
+    CameraModel,
+    RigCalibration,
+    RigidTransform,
+    SensorCalibration,
+)
 from anyseg_ros.modality import Modality
 from anyseg_ros.ros.parameters import SensorParameters
 
@@ -29,6 +35,9 @@ class CalibrationSource:
             modalities: the sensors in use.
             from_file: the calibration file.
             resolve_topic: gives a topic the name that it has for others, for sentences.
+
+        Raises:
+            CalibrationError: if the file has distortion for pictures that are said to have none.
         """
         self._sensors = sensors
         self._parameters = {m: sensors[m] for m in modalities}
@@ -38,6 +47,14 @@ class CalibrationSource:
         self._infos: dict[Modality, tuple[CameraModel, str]] = {}
         self._frames: dict[Modality, str] = {}
         self._transforms: dict[Modality, tuple[tuple[str, str], RigidTransform]] = {}
+        for modality in self._parameters:
+            camera = self._camera(modality) if from_file is not None else None
+            if camera is not None and camera.distorted and sensors[modality].rectified:
+                raise CalibrationError(
+                    f"{modality.label}.rectified is true, but calibration_file gives {modality.label} a "
+                    "distortion, which would be removed twice: give the intrinsics of the rectified "
+                    "pictures there (P of CameraInfo), or set the parameter to false"
+                )
 
     @property
     def grid_frame_id(self) -> str:
@@ -73,6 +90,16 @@ class CalibrationSource:
         self._frames[modality] = frame_id
         return True
 
+    def frame_in_file(self, modality: Modality) -> str:
+        """The frame that the calibration file names for a sensor; empty if it names none."""
+        sensor = self._file.sensors.get(modality) if self._file is not None else None
+        return sensor.frame_id if sensor is not None else ""
+
+    @property
+    def lacks_extrinsics(self) -> bool:
+        """Whether TF would be of use."""
+        return any(self._extrinsics(modality) is None for modality in self._parameters)
+
     def missing_transforms(self) -> dict[Modality, str]:
         """Sensors whose extrinsics must come from TF, with their frames where known."""
         return {
@@ -96,7 +123,7 @@ class CalibrationSource:
                 continue
             transform = self._extrinsics(modality)
             assert transform is not None
-            frame = self._frames.get(modality) or grid[1]
+            frame = self._frames.get(modality) or self.frame_in_file(modality)
             sensors[modality] = SensorCalibration(frame, transform, self._camera(modality))
         return RigCalibration(grid[0], grid[1], sensors)
 
@@ -112,6 +139,12 @@ class CalibrationSource:
             )
         if self._extrinsics(modality) is None:
             frame = self._frames.get(modality, "")
+            if not grid[1]:
+                return (
+                    "no extrinsics: neither the camera's CameraInfo nor its pictures name a frame "
+                    "(header.frame_id), so TF cannot be asked; name it there, set "
+                    f"{modality.label}.extrinsics, or give them in calibration_file"
+                )
             return (
                 f"no extrinsics from frame {frame!r} to {grid[1]!r}: publish them on TF, set "
                 f"{modality.label}.extrinsics, or give them in calibration_file"
@@ -133,7 +166,9 @@ class CalibrationSource:
         if self._file is not None:
             return self._file.grid, self._file.grid_frame_id
         info = self._infos.get(Modality.CAMERA)
-        return (info[0].undistorted(), info[1]) if info else None
+        if info is None:
+            return None
+        return info[0].undistorted(), info[1] or self._frames.get(Modality.CAMERA, "")
 
     def _camera(self, modality: Modality) -> CameraModel | None:
         if modality is Modality.LIDAR:

@@ -59,6 +59,18 @@ def input_qos(parameters: SensorParameters) -> QoSProfile:
     )
 
 
+INFO_QOS = (
+    QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+    QoSProfile(
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    ),
+)
+"""Of the subscriptions to CameraInfo: the first hears every publisher, the second what one has sent, once and
+latched, before this node came."""
+
+
 def event_packet_class() -> type[Any]:
     """``event_camera_msgs/msg/EventPacket``.
 
@@ -158,14 +170,17 @@ class SensorInput:
         self.topic = self._subscriptions[0].topic_name if self._subscriptions else parameters.topic
         self.info_topic = ""
         if on_info is not None and parameters.camera_info_topic:
-            subscription = node.create_subscription(
-                CameraInfo,
-                parameters.camera_info_topic,
-                self._on_camera_info,
-                input_qos(parameters),
-            )
-            self.info_topic = subscription.topic_name
-            self._subscriptions.append(subscription)
+            for qos in INFO_QOS:
+                subscription = node.create_subscription(
+                    CameraInfo,
+                    parameters.camera_info_topic,
+                    self._on_camera_info,
+                    qos,
+                    # Whom one of the two does not suit suits the other.
+                    event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda _: None),
+                )
+                self.info_topic = subscription.topic_name
+                self._subscriptions.append(subscription)
 
     def close(self) -> None:
         """Unsubscribe."""

@@ -141,8 +141,7 @@ class SegmentationNode(LifecycleNode):
         """Read parameters, load calibration and model, create the result topics."""
         try:
             if self._parameter_problems:
-                problems, self._parameter_problems = self._parameter_problems, []
-                raise ParameterError("; ".join(problems))
+                raise ParameterError("; ".join(self._parameter_problems.values()))
             self._settings = parameters = read_parameters(self)
             from_file = None
             if parameters.calibration_file:
@@ -173,7 +172,6 @@ class SegmentationNode(LifecycleNode):
             self._results = ResultPublishers(
                 self, self._engine.card.classes, parameters.output_reliable, self._log
             )
-            self._transforms = TransformSource(self)
             self._configured = True
             return super().on_configure(state)
         except (
@@ -232,13 +230,10 @@ class SegmentationNode(LifecycleNode):
         """Undo configure and activate as far as they went. Does no harm twice."""
         self._stop()
         self._configured = False
-        if self._transforms is not None:
-            self._transforms.close()
         if self._results is not None:
             self._results.destroy()
         if self._engine is not None:
             self._engine.close()
-        self._transforms = None
         self._results = None
         self._engine = None
         self._calibration = None
@@ -303,6 +298,7 @@ class SegmentationNode(LifecycleNode):
             sensor.close()
         if self._worker is not None:
             self._worker.close()
+        self._stop_listening_to_tf()
         self._deadline_timer = None
         self._inputs = {}
         self._worker = None
@@ -313,7 +309,7 @@ class SegmentationNode(LifecycleNode):
         self._verdict = None
         self._statuses.clear()
 
-    def _make_synchronizer(self) -> None:
+    def _stream_configs(self) -> dict[Modality, StreamConfig]:
         parameters = self.parameters
         assert self._engine is not None
         card = self._engine.card
@@ -330,15 +326,16 @@ class SegmentationNode(LifecycleNode):
                 windowed=windowed,
                 window_s=window_s(modality, card.encodings[modality]),
             )
+        return configs
+
+    def _make_synchronizer(self) -> None:
+        parameters, configs = self.parameters, self._stream_configs()
         self._synchronizer = Synchronizer(
             configs,
             priority=[m for m in parameters.priority if m in configs],
             max_wait_s=parameters.max_wait_s,
         )
-        if self._health is None:
-            self._health = HealthMonitor(self._synchronizer, configs, parameters.health)
-        else:
-            self._health.bind(self._synchronizer)
+        self._health = HealthMonitor(self._synchronizer, configs, parameters.health)
         self._epoch = None
 
     # --- data ---------------------------------------------------------------------------------
@@ -366,6 +363,14 @@ class SegmentationNode(LifecycleNode):
         if len(log.frame_ids) < 4:
             log.frame_ids.add(frame_id)
         if calibration.set_frame(modality, frame_id):
+            named = calibration.frame_in_file(modality)
+            if frame_id and named and frame_id != named:
+                self._log.warning(
+                    f"{modality.label} file frame",
+                    f"{modality.label}'s messages are of frame {frame_id!r}, its place in calibration_file "
+                    f"is that of {named!r} and is used all the same",
+                    30.0,
+                )
             if len(log.frame_ids) > 1:
                 self._log.warning(
                     f"{modality.label} frame",
@@ -403,9 +408,16 @@ class SegmentationNode(LifecycleNode):
             self._update_rig()
 
     def _look_up_transforms(self) -> bool:
-        """Take extrinsics that are missing from TF; whether there were any."""
+        """Take extrinsics that are missing from TF; whether there were any.
+
+        TF is listened to only while some are missing: a robot's joints keep one busy for nothing.
+        """
         assert self._calibration is not None
         changed = False
+        if not self._calibration.lacks_extrinsics:
+            self._stop_listening_to_tf()
+        elif self._transforms is None:
+            self._transforms = TransformSource(self)
         if self._transforms is not None and self._transforms.available:
             grid_frame = self._calibration.grid_frame_id
             for modality, frame in self._calibration.missing_transforms().items():
@@ -414,6 +426,11 @@ class SegmentationNode(LifecycleNode):
                     self._calibration.set_transform(modality, found)
                     changed = True
         return changed
+
+    def _stop_listening_to_tf(self) -> None:
+        if self._transforms is not None:
+            self._transforms.close()
+        self._transforms = None
 
     def _update_rig(self) -> None:
         """Give pipeline and worker what is now known of the rig."""
@@ -533,6 +550,8 @@ class SegmentationNode(LifecycleNode):
         return check_change(current, changes, self._configured)
 
     def _apply_parameter_change(self, changes: list[Parameter[Any]]) -> None:
+        for change in changes:
+            self._parameter_problems.pop(change.name, None)
         if not self._configured:
             return
         before = self.parameters
@@ -551,9 +570,8 @@ class SegmentationNode(LifecycleNode):
                     self._health.accuse_only({})
         if self._pipeline is not None:
             self._pipeline.load.budget_s = self._settings.latency_budget_s
-        if self._active and times_changed:
-            # Streams are live again with their next message; what they have sent is not lost.
-            self._make_synchronizer()
+        if self._synchronizer is not None and times_changed:
+            self._synchronizer.configure(self._stream_configs(), self._settings.max_wait_s)
 
     # --- diagnostics --------------------------------------------------------------------------
 

@@ -421,22 +421,25 @@ def _sensor_parameters(modality: Modality, values: Mapping[str, Any]) -> SensorP
     )
 
 
-def declare_parameters(node: Node) -> list[str]:
-    """Declare every parameter; wrong overrides fall back to the default and are returned as sentences.
+def declare_parameters(node: Node) -> dict[str, str]:
+    """Declare every parameter; wrong overrides fall back to the default and are returned.
 
     A node that dies on a wrong parameter says nothing that an operator can query; this one stays
-    and refuses to configure.
+    and refuses to configure until they have been set.
+
+    Returns:
+        What is wrong, as a sentence, by the parameter's name.
     """
-    problems = []
+    problems = {}
     for spec in PARAMETERS:
         try:
             parameter = node.declare_parameter(spec.name, spec.default, spec.descriptor())
             spec.check(parameter.value)
         except ParameterError as error:
-            problems.append(str(error))
+            problems[spec.name] = str(error)
             node.set_parameters([Parameter(spec.name, value=spec.default)])
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            problems.append(f"{spec.name}: {error}")
+            problems[spec.name] = f"{spec.name}: {error}"
             node.declare_parameter(spec.name, spec.default, spec.descriptor(), ignore_override=True)
     return problems
 

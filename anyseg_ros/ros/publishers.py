@@ -193,6 +193,14 @@ class ResultPublishers:
         sensor = pipeline.rig.sensors.get(Modality.LIDAR)
         if not isinstance(scan, LidarScan) or sensor is None:
             return
+        if not sensor.frame_id:
+            self._warnings.warning(
+                "semantic points",
+                "no ~/semantic_points: the scans name no frame (header.frame_id), nor does the "
+                "calibration file",
+                30.0,
+            )
+            return
         points = label_points(
             scan,
             sensor.grid_from_sensor,

@@ -40,8 +40,17 @@ _USERS_CHOICE = (
 )
 
 
+OPT_OUT = "ANYSEG_CONFIGURE_TRANSPORT"
+"""Variable that is set to 0 to leave the middleware's settings alone."""
+
+
 def transport_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables to add for large data; empty if the user chose a transport or another middleware."""
+    """Variables to add for large data.
+
+    Empty if the user chose a transport or another middleware, or wants none to be set.
+    """
+    if environment.get(OPT_OUT) == "0":
+        return {}
     if environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") != "rmw_fastrtps_cpp":
         return {}
     if any(environment.get(name) for name in _USERS_CHOICE):

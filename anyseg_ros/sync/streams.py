@@ -187,13 +187,20 @@ class Stream:
     """Liveness, believability, rate and lateness of one stream. Holds no messages."""
 
     def __init__(self, config: StreamConfig) -> None:
+        self.counters = StreamCounters()
+        self._usual_period_ns: int | None = None
+        self.configure(config)
+        self.forget()
+
+    def configure(self, config: StreamConfig) -> None:
+        """Take other limits; what was learned of the stream stays."""
         self.config = config
         self.timeout_ns = to_ns(config.timeout_s)
         self.tolerance_ns = to_ns(config.tolerance_s)
         self.max_age_ns = to_ns(config.max_age_s)
         self.window_ns = to_ns(config.window_s) if config.windowed else 0
-        self.counters = StreamCounters()
-        self.forget()
+        if config.expected_rate_hz is not None:
+            self._usual_period_ns = max(round(NS_PER_S / config.expected_rate_hz), 1)
 
     def forget(self) -> None:
         """Back to waiting; a quarantine by the caller ends too. Counters stay."""
@@ -206,9 +213,8 @@ class Stream:
         self._last_reject: DropReason | None = None
         self._pace = Impairment.NONE
         self._pace_since_ns = 0
-        self._usual_period_ns: int | None = None
-        if self.config.expected_rate_hz is not None:
-            self._usual_period_ns = max(round(NS_PER_S / self.config.expected_rate_hz), 1)
+        if self.config.expected_rate_hz is None:
+            self._usual_period_ns = None
         self.forget_time()
 
     def forget_time(self) -> None:

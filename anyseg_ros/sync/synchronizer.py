@@ -78,6 +78,11 @@ class _Pending:
     latest_ns: int
 
 
+def _check_wait(max_wait_s: float) -> None:
+    if not 0 <= max_wait_s < inf:
+        raise ValueError(f"max_wait_s must be finite and not negative, got {max_wait_s}")
+
+
 class Synchronizer(Generic[K]):
     """Matched sets of whichever streams are live. Not locked: the caller serialises.
 
@@ -114,8 +119,7 @@ class Synchronizer(Generic[K]):
                 f"priority must list every stream once: got {list(priority)}, "
                 f"streams are {list(configs)}"
             )
-        if not 0 <= max_wait_s < inf:
-            raise ValueError(f"max_wait_s must be finite and not negative, got {max_wait_s}")
+        _check_wait(max_wait_s)
         if buffer_size < 1:
             raise ValueError(f"buffer_size must be at least 1, got {buffer_size}")
         self._priority = tuple(priority)
@@ -272,6 +276,20 @@ class Synchronizer(Generic[K]):
         """Every stream's state at ``now_ns``, in order of priority."""
         now_ns = now_ns if self._now_ns is None else max(now_ns, self._now_ns)
         return {key: stream.status(now_ns) for key, stream in self._streams.items()}
+
+    def configure(self, configs: Mapping[K, StreamConfig], max_wait_s: float) -> None:
+        """Take other limits; messages, what was learned, quarantines and the order of stamps stay.
+
+        Raises:
+            ValueError: if the streams are not those there are, or a number is out of range.
+        """
+        if set(configs) != set(self._streams):
+            raise ValueError(f"streams are {list(self._streams)}, got configs of {list(configs)}")
+        _check_wait(max_wait_s)
+        self._max_wait_ns = to_ns(max_wait_s)
+        for key, config in configs.items():
+            self._streams[key].configure(config)
+        self._changed = True
 
     def reset(self) -> None:
         """Forget everything but the counters; the next set starts a new epoch."""

@@ -1,9 +1,12 @@
 """Grid, intrinsics and extrinsics become known one by one, and what is missing is said."""
 
+from dataclasses import replace
+
 import pytest
 import rig
 
 from anyseg_ros.modalities import (
+    CalibrationError,
     CameraModel,
     RigCalibration,
     RigidTransform,
@@ -146,3 +149,50 @@ def test_the_grid_comes_from_camera_info_even_if_the_camera_is_not_used(disabled
     found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
     assert Modality.DEPTH in found.rig().sensors
     assert (Modality.CAMERA in found.rig().sensors) is not disabled
+
+
+def test_a_frame_that_messages_do_not_name_is_the_files_never_the_cameras():
+    found = source(rig.calibration())
+    assert found.rig().sensors[Modality.LIDAR].frame_id == rig.FRAMES[Modality.LIDAR]
+    found.set_frame(Modality.LIDAR, "velodyne")
+    assert found.rig().sensors[Modality.LIDAR].frame_id == "velodyne"
+    found.set_frame(Modality.LIDAR, "")
+    assert found.rig().sensors[Modality.LIDAR].frame_id == rig.FRAMES[Modality.LIDAR]
+    bare = source(lidar__extrinsics=[0.0, 0, 0, 0, 0, 0, 1])
+    bare.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+    assert bare.rig().sensors[Modality.LIDAR].frame_id == ""
+
+
+def test_a_camera_info_without_a_frame_is_helped_out_by_the_pictures():
+    found = source()
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "")
+    found.set_frame(Modality.LIDAR, "velodyne")
+    assert "neither the camera's CameraInfo nor its pictures name a frame" in found.missing(
+        Modality.LIDAR
+    )
+    assert found.missing(Modality.CAMERA) == ""  # it is segmented all the same
+    found.set_frame(Modality.CAMERA, "cam")
+    assert found.grid_frame_id == "cam"
+    assert "'velodyne' to 'cam'" in found.missing(Modality.LIDAR)
+
+
+def test_tf_is_of_use_only_while_a_place_is_unknown():
+    found = source(lidar__extrinsics=[0.0, 0, 0, 0, 0, 0, 1])
+    assert found.lacks_extrinsics
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+    for modality in (Modality.DEPTH, Modality.EVENT):
+        found.set_frame(modality, modality.label)
+        found.set_transform(modality, RigidTransform.identity())
+    assert not found.lacks_extrinsics
+    assert not source(rig.calibration()).lacks_extrinsics
+
+
+def test_rectified_pictures_of_a_distorted_camera_are_refused():
+    file = rig.calibration()
+    bent = replace(rig.CAMERA, distortion_model="plumb_bob", distortion=(-0.3, 0.1, 0, 0, 0))
+    sensors = {**file.sensors, Modality.CAMERA: SensorCalibration("cam", camera=bent)}
+    bent_file = RigCalibration(file.grid, file.grid_frame_id, sensors)
+    with pytest.raises(CalibrationError, match=r"camera\.rectified is true, but calibration_file"):
+        source(bent_file, camera__rectified=True)
+    source(bent_file)
+    source(file, camera__rectified=True)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rclpy
 import rig
 import yaml
+from geometry_msgs.msg import Quaternion, Transform, TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from ros_graph import Process, domain
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tiny_model import tiny_card, write_tiny_model
@@ -173,6 +176,106 @@ def test_configure_refuses_with_a_sentence_and_leaves_nothing(values, change, wo
         assert host.node._state_machine.current_state[1] == "unconfigured"
         status = host.node._overall_status()
         assert words in status.message and status.level == b"\x02"
+
+
+def test_a_wrong_parameter_is_refused_until_it_is_set(values):
+    """Not only once: a manager that tries again would get the default in its place."""
+    wrong = {"engine": "tensort", "lidar__timeout": -3.0}
+    with domain() as number, Host(number, **{**values, **wrong}) as host:
+        for _ in range(2):
+            host.log.lines.clear()
+            assert host.node.trigger_configure() == FAILURE
+            assert "engine" in str(host.log) and "lidar.timeout" in str(host.log)
+        host.node.set_parameters([Parameter("engine", value="onnxruntime")])
+        host.log.lines.clear()
+        assert host.node.trigger_configure() == FAILURE
+        assert "engine" not in str(host.log) and "lidar.timeout" in str(host.log)
+        host.node.set_parameters([Parameter("lidar.timeout", value=0.4)])
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+
+
+@pytest.mark.parametrize("durability", ["latched", "best effort"])
+def test_a_camera_info_of_any_qos_is_heard(values, durability):
+    values |= {"calibration_file": "", "camera__qos_reliable": True}
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    if durability == "best effort":
+        qos = qos_profile_sensor_data
+    with domain() as number, Host(number, **values) as host:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        driver = rclpy.create_node("driver", context=context)
+        info = driver.create_publisher(CameraInfo, "/camera/camera_info", qos)
+        message = rig.camera_info(Modality.CAMERA, rig.START_NS)
+        info.publish(message)  # once, before the node is there
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+
+        def known() -> bool:
+            if durability == "best effort":
+                info.publish(message)
+            return host.node._calibration.grid_frame_id != ""
+
+        host.spin_until(known, "CameraInfo")
+        driver.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_timeouts_changed_while_running_keep_the_order_of_the_masks(values):
+    with domain() as number, Host(number, **values) as host:
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        before = host.node._synchronizer, host.node._health
+        changed = [Parameter("camera.timeout", value=0.2), Parameter("max_wait_s", value=0.03)]
+        assert all(r.successful for r in host.node.set_parameters(changed))
+        assert (host.node._synchronizer, host.node._health) == before
+        stream = host.node._synchronizer._streams[Modality.CAMERA]
+        assert stream.timeout_ns == 200_000_000
+        assert host.node._synchronizer._max_wait_ns == 30_000_000
+
+
+def test_tf_is_listened_to_only_while_something_is_missing(values, monkeypatch):
+    """With a stand-in for tf2_ros, which has no wheel: a buffer that finds a transform when asked again."""
+    asked = []
+
+    class Listener:
+        open = 0
+
+        def __init__(self, *_):
+            Listener.open += 1
+
+        def unregister(self):
+            Listener.open -= 1
+
+    class Buffer:
+        def lookup_transform(self, target, source, _):
+            asked.append((target, source))
+            if len(asked) < 2:
+                raise TransformError
+            return TransformStamped(transform=Transform(rotation=Quaternion(w=1.0)))
+
+    class TransformError(Exception):
+        pass
+
+    stand_in = SimpleNamespace(
+        TransformException=TransformError, Buffer=Buffer, TransformListener=Listener
+    )
+    monkeypatch.setitem(sys.modules, "tf2_ros", stand_in)
+    only = {f"{m.label}__enabled": m in (Modality.CAMERA, Modality.LIDAR) for m in MODALITIES}
+    with domain() as number, Host(number, **values) as host:
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        assert Listener.open == 0, "the file says where everything is"
+    with domain() as number, Host(number, **{**values, **only, "calibration_file": ""}) as host:
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        assert Listener.open == 1
+        host.node._on_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+        host.node._on_data(Modality.LIDAR, 1, None, "velodyne")
+        assert asked == [("cam", "velodyne")] and Listener.open == 1
+        host.node._update_waiting()
+        assert asked == [("cam", "velodyne")] * 2
+        host.node._update_waiting()
+        assert Listener.open == 0 and not host.node._calibration.missing(Modality.LIDAR)
 
 
 def test_a_grid_without_a_frame_is_refused(values, tmp_path):

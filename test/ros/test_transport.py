@@ -13,3 +13,4 @@ def test_what_the_user_chose_stays():
     for name in ("FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE"):
         assert transport_environment({name: "mine"}) == {}
     assert transport_environment({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}) == {}
+    assert transport_environment({"ANYSEG_CONFIGURE_TRANSPORT": "0"}) == {}

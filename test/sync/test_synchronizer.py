@@ -309,6 +309,34 @@ def test_reset_starts_a_new_epoch_from_scratch():
     assert (matched.epoch, set(matched.members)) == (1, {"camera"})
 
 
+def test_other_limits_keep_what_is_known_and_the_order_of_sets():
+    """The LiDAR is stamped 60 ms earlier: alone after a fresh start, it would lead back in time."""
+    sync = pair(tolerance_s=0.1)
+    sets = fed(sync, lidar_phase=-60, lidar_late=70)
+    sync.quarantine("lidar", "covered")
+    limits = StreamConfig(timeout_s=0.2, tolerance_s=0.01, max_age_s=0.05, expected_rate_hz=5)
+    sync.configure({"camera": limits, "lidar": limits}, 0.02)
+    status = sync.status(910 * MS)
+    assert status["lidar"].state is StreamState.QUARANTINED
+    assert status["camera"].state is StreamState.LIVE and status["camera"].rate_hz == 10
+    assert sync.status(1150 * MS)["camera"].state is StreamState.DROPPED
+    sync.release("lidar")
+    for stamp in range(1000, 1500, 100):
+        for key, lag in (("lidar", -60), ("camera", 0)):
+            now = (stamp + lag + 70) * MS
+            sets += sync.add(key, (stamp + lag) * MS, key, now) + sync.poll(now)
+    sets += sync.poll(1600 * MS)
+    stamps = [m.stamp_ns for m in sets]
+    assert stamps == sorted(set(stamps)) and stamps[-1] == 1400 * MS
+    assert {m.epoch for m in sets} == {0}
+    assert set(sets[5].members) == {"camera", "lidar"}
+    assert set(sets[-1].members) == {"camera"}, "60 ms are beyond the new age"
+    with pytest.raises(ValueError, match="streams are"):
+        sync.configure({"camera": limits}, 0.02)
+    with pytest.raises(ValueError, match="max_wait_s"):
+        sync.configure({"camera": limits, "lidar": limits}, -1.0)
+
+
 def test_small_steps_back_of_the_receipt_clock_are_levelled():
     sync = pair()
     fed(sync, 500)

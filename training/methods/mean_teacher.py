@@ -26,12 +26,17 @@ from anyseg_ros.classes import IGNORE_ID
 from training.data.batches import Batch
 from training.data.few_labels import FewLabelBatch
 from training.data.subsets import random_subsets
-from training.losses.joint import joint_mean
+from training.losses.joint import joint_mean, joint_sum
 from training.methods.base import SegmentationMethod
 from training.methods.schedule import OptimizerConfig
 from training.methods.supervised import OhemConfig, supervised_loss, trained
 from training.models.network import Network
 from training.models.segmentor import SegmentorConfig, full_size
+
+_SHARES_RATE = 0.01
+"""At which the average shares of classes follow the batches'."""
+_RAREST = 1e-4
+"""Share that is added to each class's: one that is in no label would be infinitely unlikely."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class TeacherConfig:
         threshold: the teacher's labels below this confidence are ignored. M3L's code has none.
         supervised_steps: steps on labels alone before the teacher begins as a copy of the student; a
             network that starts from random weights has nothing to teach yet.
+        alignment: strength of distribution alignment (ReMixMatch, arXiv 1911.09785). Labels that a teacher
+            chooses by the largest probability favour the classes it knows well, and it learns from them:
+            those become ever more frequent. A class's logit gets ``alignment`` times the logarithm of the
+            class's share of the labelled pixels over its mean probability on unlabelled samples, both
+            running averages. 1 aligns fully; M3L's code has none (0).
         dropout: let dropout and stochastic depth disturb the teacher too, as M3L's code does by leaving it
             in training mode.
     """
@@ -52,6 +62,7 @@ class TeacherConfig:
     weight: float = 1.0
     threshold: float = 0.0
     supervised_steps: int = 0
+    alignment: float = 0.0
     dropout: bool = False
 
 
@@ -141,6 +152,48 @@ def pseudo_loss(predictions: list[Tensor], labels: Tensor, align: bool) -> Tenso
     return joint_mean(torch.stack(losses).mean(), used)
 
 
+class ClassShares(nn.Module):
+    """How frequent each class is among labelled pixels, and in what the teacher says of unlabelled samples.
+
+    Args:
+        classes: their number.
+    """
+
+    labelled: Tensor
+    """float[classes], sums to 1"""
+    predicted: Tensor
+    """float[classes], sums to 1"""
+    steps: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("labelled", torch.full((classes,), 1.0 / classes))
+        self.register_buffer("predicted", torch.full((classes,), 1.0 / classes))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def note(self, labels: Tensor, logits: Tensor) -> None:
+        """Take a step's batch into the averages; those of the first steps weigh alike.
+
+        Args:
+            labels: uint8 ``[L, H, W]``, 255 is ignored.
+            logits: of the unlabelled samples, ``[U, classes, h, w]``.
+        """
+        classes = len(self.labelled)
+        counts = torch.bincount(labels[labels != IGNORE_ID].flatten(), minlength=classes)
+        sums = logits.float().softmax(1).sum((0, 2, 3))
+        both = joint_sum(torch.stack([counts.to(sums), sums]))
+        self.steps += 1
+        rate = max(1.0 / float(self.steps), _SHARES_RATE)
+        for share, total in zip((self.labelled, self.predicted), both, strict=True):
+            if total.sum() > 0:
+                share.lerp_(total / total.sum(), rate)
+
+    def log_ratio(self) -> Tensor:
+        """float[classes], the logarithm of labelled over predicted shares."""
+        return (self.labelled + _RAREST).log() - (self.predicted + _RAREST).log()
+
+
 class MeanTeacher(SegmentationMethod):
     """Mean teacher; needs a data module that gives :class:`FewLabelBatch`.
 
@@ -171,6 +224,8 @@ class MeanTeacher(SegmentationMethod):
         self.teacher_config = teacher
         self.modality_dropout = modality_dropout
         self.teacher = averaged_copy(self.network, teacher.decay)
+        if teacher.alignment:
+            self.shares = ClassShares(network.classes)
 
     @property
     def taught(self) -> bool:
@@ -240,6 +295,10 @@ class MeanTeacher(SegmentationMethod):
     def labels_of(self, logits: Tensor, view: View) -> Tensor:
         """The labels int64 ``[N, H, W]`` that the teacher's logits stand for."""
         height, width = view.labels.shape[1:]
+        if self.teacher_config.alignment:
+            self.shares.note(view.labels, logits[len(view.labels) :])
+            shift = self.teacher_config.alignment * self.shares.log_ratio()
+            logits = logits + shift[:, None, None]
         return pseudo_labels(
             logits, height, width, self.teacher_config.threshold, self.network.align_corners
         )
