@@ -37,7 +37,7 @@ from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
 from anyseg_ros.evaluation.results import Row, write_results
 from anyseg_ros.modalities.encoding import EncodingSpec
 from anyseg_ros.modality import MODALITIES, Modality, all_subsets, parse_subset, subset_name
-from training.data.batches import split_planes
+from training.data.batches import split_planes, thinned_out
 from training.data.deliver import FRAMES as DELIVER_FRAMES
 from training.data.deliver import about_deliver
 from training.data.indoor import DataSet, about_indoor
@@ -248,7 +248,10 @@ class Scores:
         self._classes = classes
         self._matrices: dict[tuple[Subset, str], ConfusionMatrix] = {}
         self._calibrations: dict[tuple[Subset, str], Calibration] = {}
-        self._frames: dict[str, int] = {}
+        self._frames: dict[tuple[Subset, str], int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._frames)
 
     def add(
         self,
@@ -258,13 +261,12 @@ class Scores:
     ) -> None:
         """Count one frame."""
         conditions = ("all", *frame.conditions)
-        for condition in conditions:
-            self._frames[condition] = self._frames.get(condition, 0) + 1
         for subset, (labels, confidence) in outputs.items():
             matrix = ConfusionMatrix(len(self._classes))
             matrix.add(labels, truth)
             for condition in conditions:
                 key = (subset, condition)
+                self._frames[key] = self._frames.get(key, 0) + 1
                 self._matrices.setdefault(key, ConfusionMatrix(len(self._classes)))
                 self._matrices[key] += matrix
                 self._calibrations.setdefault(key, Calibration(len(self._classes)))
@@ -273,7 +275,7 @@ class Scores:
     def rows(self, method: str, seed: int, split: str) -> list[Row]:
         """One row a subset and condition, then the mean over subsets of each condition."""
         rows = []
-        for condition, frames in self._frames.items():
+        for condition in dict.fromkeys(condition for _, condition in self._frames):
             part = []
             for (subset, name), matrix in self._matrices.items():
                 if name != condition:
@@ -288,7 +290,7 @@ class Scores:
                     "miou_absent_zero": round(matrix.miou_absent_zero(), 2),
                     "pixel_accuracy": round(matrix.pixel_accuracy(), 2),
                     "ece": round(self._calibrations[subset, name].ece(), 4),
-                    "frames": frames,
+                    "frames": self._frames[subset, name],
                 }
                 if condition == "all":
                     for class_name, iou in zip(self._classes.names, matrix.iou(), strict=True):
@@ -306,7 +308,7 @@ def _mean_row(rows: Sequence[Row]) -> Row:
     mean |= {"subset": "mean", "condition": rows[0]["condition"]}
     for key in ("miou", "miou_absent_zero", "pixel_accuracy", "ece"):
         mean[key] = round(float(np.mean([row[key] for row in rows])), 4 if key == "ece" else 2)
-    mean["frames"] = rows[0]["frames"]
+    mean["frames"] = max(row["frames"] for row in rows)
     return mean
 
 
@@ -338,15 +340,28 @@ def markdown(rows: Sequence[Row]) -> str:
 def evaluate(
     predictor: Predictor, data: FrameSource, subsets: Sequence[Subset], frames: int = 0
 ) -> Scores:
-    """Run a predictor over a split, evenly thinned out to at most ``frames`` frames unless that is 0."""
+    """Run a predictor over a split's labelled frames, evenly thinned out to at most ``frames`` unless 0.
+
+    A combination is scored on the frames that have all of its sensors; one of which there are none has no
+    row.
+
+    Raises:
+        DataSetError: if there is nothing to score.
+    """
     scores = Scores(predictor.classes)
-    count = min(frames, len(data)) if frames > 0 else len(data)
-    chosen = np.linspace(0, len(data) - 1, count).round().astype(int).tolist()
-    for index in tqdm(chosen, desc="evaluate", unit="frame"):
-        frame = data.frames[index]
+    for index in tqdm(thinned_out(data.labelled(), frames), desc="evaluate", unit="frame"):
+        available = data.available(index)
+        possible = [s for s in subsets if all(available[m] for m in s)]
+        if not possible:
+            continue
         images, truth = split_planes(np.array(data.planes(index)))
         channels_last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        scores.add(frame, predictor.predict(channels_last, subsets), truth)
+        scores.add(data.frames[index], predictor.predict(channels_last, possible), truth)
+    if not scores:
+        raise DataSetError(
+            "no frame is labelled and has all sensors of "
+            + " or of ".join(subset_name(subset) for subset in subsets)
+        )
     return scores
 
 

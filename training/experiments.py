@@ -371,7 +371,11 @@ class Queue:
             if key not in wanted:
                 wanted.add(key)
                 missing += plan[key].needs
-        self._waiting = [e for e in plan.experiments if e.key in wanted and not plan.is_done(e)]
+        known = [e for e in plan.experiments if e.key in wanted]
+        self._waiting = [e for e in known if not plan.is_done(e)]
+        for experiment in known:
+            if plan.is_done(experiment):
+                self._restore_rows(experiment)
         self.pending = list(self._waiting)
         self._workers = workers
         self._running: dict[str, threading.Thread] = {}
@@ -453,10 +457,21 @@ class Queue:
             _write(markers / ROWS, json.dumps(rows))
         if self._stopped:
             return
+        self._publish(experiment, rows)
+        _write(markers / DONE, json.dumps({"task": task, "commit": commit()}, indent=2))
+
+    def _publish(self, experiment: Experiment, rows: Sequence[Row]) -> None:
         command = f"python training/experiments.py run {shlex.quote(str(self.plan.path))}"
         keys = [*ROW_KEYS, *experiment.columns]
         write_results(self.plan.results, rows, command, self.plan.notes, keys)
-        _write(markers / DONE, json.dumps({"task": task, "commit": commit()}, indent=2))
+
+    def _restore_rows(self, experiment: Experiment) -> None:
+        """Put rows of what was done back into a result file that lacks them: another one, or an older one."""
+        rows: list[Row] = json.loads((self.plan.markers(experiment) / ROWS).read_text())
+        keys = [*ROW_KEYS, *experiment.columns]
+        there = {tuple(row.get(key) for key in keys) for row in read_rows(self.plan.results)}
+        if any(tuple(row.get(key) for key in keys) not in there for row in rows):
+            self._publish(experiment, rows)
 
     def _rows_of_source(self, experiment: Experiment) -> list[Row] | None:
         """The rows of a network that was scored in the same way under its own name, renamed."""

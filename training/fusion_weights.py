@@ -29,8 +29,7 @@ from tqdm import tqdm
 from anyseg_ros.engine import EngineError, ModelCard
 from anyseg_ros.evaluation.metrics import ConfusionMatrix
 from anyseg_ros.modality import Modality, all_subsets, subset_name
-from training.data.batches import split_planes
-from training.data.few_labels import StreetFrames, labelled_frames
+from training.data.batches import split_planes, thinned_out
 from training.data.street import DataSetError, StreetData
 from training.evaluate import CheckpointPredictor
 from training.export import ExportError, export
@@ -63,14 +62,13 @@ class Labelled(CheckpointPredictor):
         self._fuse = fuse.to(self._device)
         encode = encode.to(self._device)
         ids = torch.tensor([int(m) for m in self.modalities], device=self._device)
-        source = StreetFrames(data)
         self._frames: list[tuple[dict[Modality, list[Tensor]], npt.NDArray[np.uint8]]] = []
         for index in tqdm(frames, "encode", unit="frame"):
             images, label = split_planes(np.array(data.planes(index)))
             pictures = torch.from_numpy(images.transpose(0, 2, 3, 1)).to(self._device)[ids]
             with torch.inference_mode():
                 maps = encode(pictures.contiguous(), ids)
-            recorded = source.available(index)
+            recorded = data.available(index)
             features = {
                 m: [level[row] for level in maps]
                 for row, m in enumerate(self.modalities)
@@ -149,12 +147,11 @@ def choose_frames(data: StreetData, frames: int) -> list[int]:
     Raises:
         DataSetError: if there are fewer than two.
     """
-    labelled = labelled_frames(StreetFrames(data))
-    count = min(frames, len(labelled))
-    if count < 2:
+    labelled = data.labelled()
+    if len(labelled) < 2:
         folder = data.frames[0].drive.parent
-        raise DataSetError(f"{folder} has {count} frames with labels; expected at least 2")
-    return [labelled[i] for i in np.linspace(0, len(labelled) - 1, count).round().astype(int)]
+        raise DataSetError(f"{folder} has {len(labelled)} frames with labels; expected at least 2")
+    return thinned_out(labelled, frames)
 
 
 def weights_for(trained: TrainedSegmentor, root: Path, frames: int) -> FusionWeights:

@@ -110,7 +110,14 @@ class TrainingCLI(LightningCLI):
         given = self._get(self.config_init, "ckpt_path", None)
         if given is not None or not self._get(self.config, "resume") or not last.is_file():
             return
-        done = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
+        stored = torch.load(last, weights_only=True, mmap=True)
+        begun, wanted = stored["method"]["name"], type(self.model).__name__
+        if begun != wanted:
+            raise SettingsError(
+                f"{self.run_folder()} holds a run of {begun}, which cannot go on as {wanted}: choose another "
+                "--name, or --resume false to begin anew"
+            )
+        done = int(stored["global_step"])
         steps = int(self.trainer.max_steps)
         print(f"continuing from {last} at step {done} of {steps}", flush=True)
         if done >= steps:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,18 +16,20 @@ from test_training import KilledError, tiny_config
 from anyseg_ros.engine import load_engine
 from anyseg_ros.modality import MODALITIES, all_subsets, subset_name
 from training import evaluate, export, train
-from training.data.batches import LoaderConfig, split_planes
+from training.data import street as street_data
+from training.data.batches import LoaderConfig, StreetDataModule, split_planes
 from training.data.few_labels import (
     Chosen,
     FewLabelBatches,
     FewLabelStreet,
-    StreetFrames,
-    labelled_frames,
     split_labels,
 )
 from training.data.street import DataSetError, ImageSpec, StreetData
 from training.data.transforms import AugmentConfig
+from training.errors import SettingsError
+from training.methods.mean_teacher import ClassShares, MeanTeacher, TeacherConfig, View
 from training.models.checkpoint import load_trained
+from training.models.segmentor import SegmentorConfig
 from training.models.strict import CheckpointError
 
 SPEC = ImageSpec(WIDTH, HEIGHT)
@@ -161,8 +164,7 @@ def test_own_drives_with_a_few_labelled_frames(drives, tmp_path):
     for index in (0, 2, 3):
         path = root / f"train/drive_0000/label/{index:06d}.png"
         cv2.imwrite(str(path), np.full((HEIGHT, WIDTH), 255, np.uint8))
-    source = StreetFrames(StreetData(root, "train", SPEC, 0))
-    assert labelled_frames(source) == [1]
+    assert StreetData(root, "train", SPEC, 0).labelled() == [1]
     labelled, unlabelled = module(root).frames()
     assert (len(labelled), len(unlabelled)) == (1, 3)
     # A label that is drawn later counts, although the images are in the cache.
@@ -170,30 +172,28 @@ def test_own_drives_with_a_few_labelled_frames(drives, tmp_path):
     cv2.imwrite(str(picture), np.full((HEIGHT, WIDTH), 4, np.uint8))
     later = picture.stat().st_mtime_ns + 10**9
     os.utime(picture, ns=(later, later))
-    assert labelled_frames(StreetFrames(StreetData(root, "train", SPEC, 0))) == [1, 3]
+    assert StreetData(root, "train", SPEC, 0).labelled() == [1, 3]
     # So does one that was copied here with the time at which it was drawn.
     picture = root / "train/drive_0000/label/000002.png"
     cv2.imwrite(str(picture), np.full((HEIGHT, WIDTH), 4, np.uint8))
     os.utime(picture, ns=(0, 0))
-    assert labelled_frames(StreetFrames(StreetData(root, "train", SPEC, 0))) == [1, 2, 3]
+    assert StreetData(root, "train", SPEC, 0).labelled() == [1, 2, 3]
 
 
 def test_frames_without_a_wanted_sensor_are_left_out(drives):
-    source = StreetFrames(StreetData(drives, "train", SPEC, 0))
+    source = StreetData(drives, "train", SPEC, 0)
     assert len(Chosen([(source, range(3))], [MODALITIES[3]])) == 0
     assert len(Chosen([(source, range(3))], MODALITIES[2:])) == 3
     broken = drives / "train/drive_0000/drive.yaml"
     text = broken.read_text()
     try:
         broken.write_text("empty_sensors: [radar]\n")
-        from training.data.few_labels import _recorded
-
-        _recorded.cache_clear()
+        street_data._recorded.cache_clear()
         with pytest.raises(DataSetError, match=r"drive\.yaml.*radar"):
             source.available(0)
     finally:
         broken.write_text(text)
-        _recorded.cache_clear()
+        street_data._recorded.cache_clear()
 
 
 def config(street, path, method, network=None, data=None, **settings):
@@ -222,6 +222,7 @@ def fit(path, runs, name="run", *more):
 
 
 TEACHER = {"supervised_steps": 2}
+NO_UNLABELLED = {"unlabelled": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -360,3 +361,143 @@ def test_two_sensors_are_enough(street, tmp_path):
     whole = [row["subset"] for row in rows if row["condition"] == "all"]
     assert whole == ["camera", "depth", "camera+depth", "mean"]
     assert json.dumps(rows)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Drives without events and LiDAR; of the validation drive's eight frames the fourth is labelled."""
+    root = write_street(tmp_path_factory.mktemp("own") / "drives", frames=8)
+    for split in ("train", "val"):
+        drive = root / split / "drive_0000"
+        (drive / "drive.yaml").write_text("recording: mine\nempty_sensors: [event, lidar]\n")
+        for index in set(range(8)) - {3}:
+            nothing = np.full((HEIGHT, WIDTH), 255, np.uint8)
+            cv2.imwrite(str(drive / f"label/{index:06d}.png"), nothing)
+    return root
+
+
+def test_only_what_was_recorded_and_labelled_is_scored(own, tmp_path):
+    """A sensor that no drive has would be scored on empty images, and drag the mean down."""
+    path = config(own, tmp_path / "run.yaml", "mean_teacher.MeanTeacher", {"head_width": 16})
+    last = fit(path, tmp_path)
+    log = (tmp_path / "run/log/version_0/metrics.csv").read_text()
+    names = {n.removeprefix("val/miou/") for n in log.splitlines()[0].split(",") if "val/m" in n}
+    assert names == {"camera", "depth", "val/miou_mean"}, "all four are never there together"
+    assert "nan" not in log and (last.parent / "best.ckpt").is_file()
+    common = ["--checkpoint", str(last), "--data", str(own), "--workers", "0", "--split", "val"]
+    rows = evaluate.main([*common, "--frames", "2"])
+    whole = {row["subset"]: row for row in rows if row["condition"] == "all"}
+    assert set(whole) == {"camera", "depth", "camera+depth", "mean"}
+    assert {row["frames"] for row in whole.values()} == {1}
+    with pytest.raises(DataSetError, match="has all sensors of lidar"):
+        evaluate.main([*common, "--subsets", "lidar"])
+    label = own / "val/drive_0000/label/000003.png"
+    kept = label.read_bytes()
+    try:
+        cv2.imwrite(str(label), np.full((HEIGHT, WIDTH), 255, np.uint8))
+        with pytest.raises(DataSetError, match="no frame of the validation split"):
+            fit(path, tmp_path, "unlabelled")
+    finally:
+        label.write_bytes(kept)
+
+
+def test_a_teacher_that_has_not_begun_is_none(street, tmp_path):
+    path = config(street, tmp_path / "m3l.yaml", "m3l.M3L", teacher={"supervised_steps": 50})
+    early = fit(path, tmp_path)
+    trained = load_trained(early)
+    assert trained.method["weights"] == "student"
+    student = torch.load(early, weights_only=True)["state_dict"]
+    for name, value in trained.network.state_dict().items():
+        assert torch.equal(value, student[f"network.{name}"])
+    with pytest.raises(CheckpointError, match="before its teacher began"):
+        load_trained(early, "teacher")
+    # Another method under the same name would meet weights that it has no use for.
+    other = config(street, tmp_path / "other.yaml", "supervised.Supervised", data=NO_UNLABELLED)
+    with pytest.raises(SettingsError, match="holds a run of M3L, which cannot go on as Supervised"):
+        fit(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "words"),
+    [
+        ("supervised.Supervised", {}, "set data.unlabelled to none"),
+        ("m3l.M3L", NO_UNLABELLED, "with data.unlabelled: rest"),
+        ("magic_style.MagicStyle", NO_UNLABELLED, "some labelled drive lacks one"),
+    ],
+)
+def test_data_of_the_wrong_kind_is_refused_in_words(own, tmp_path, method, data, words):
+    path = config(own, tmp_path / "run.yaml", method, {"head_width": 16}, data)
+    with pytest.raises(SettingsError, match=words):
+        fit(path, tmp_path)
+
+
+def test_sensors_that_are_not_there_are_refused_in_words(own):
+    with pytest.raises(DataSetError, match=r"no labelled frame of .* has lidar"):
+        module(own, modalities=("lidar",)).frames()
+    whole = StreetDataModule(own, height=HEIGHT, width=WIDTH)
+    whole.prepare_data()
+    with pytest.raises(DataSetError, match=r"has no event, lidar: .* FewLabelStreet"):
+        whole.source("train")
+    with pytest.raises(SettingsError, match=r"subset_weights of event must be above 0"):
+        StreetDataModule(own, subset_weights={"event": 0.0})
+
+
+def test_images_follow_a_new_calibration(street, tmp_path):
+    root = tmp_path / "street"
+    shutil.copytree(street, root)
+    before = np.array(StreetData(root, "val", SPEC, 0).planes(0))
+    file = root / "val/drive_0000/calibration.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["sensors"]["lidar"]["grid_from_sensor"]["translation_m"] = [1.0, 0.0, 0.0]
+    file.write_text(yaml.safe_dump(document))
+    later = file.stat().st_mtime_ns + 10**9
+    os.utime(file, ns=(later, later))
+    street_data._drive_tools.cache_clear()
+    after = np.array(StreetData(root, "val", SPEC, 0).planes(0))
+    lidar = slice(3 * MODALITIES[3], 3 * MODALITIES[3] + 3)
+    assert (after[lidar] != before[lidar]).any()
+    assert np.array_equal(after[:9], before[:9])
+
+
+def test_alignment_evens_out_what_the_teacher_prefers():
+    shares = ClassShares(3)
+    labels = torch.tensor([[[0, 0, 1, 255]]], dtype=torch.uint8)
+    logits = torch.log(torch.tensor([0.8, 0.1, 0.1])).view(1, 3, 1, 1).expand(2, 3, 1, 4)
+    for _ in range(5):
+        shares.note(labels, logits)
+    torch.testing.assert_close(shares.labelled, torch.tensor([2 / 3, 1 / 3, 0.0]))
+    torch.testing.assert_close(shares.predicted, torch.tensor([0.8, 0.1, 0.1]))
+    first, second, never = shares.log_ratio().tolist()
+    assert first == pytest.approx(np.log(2 / 3 / 0.8), abs=1e-3)
+    assert second == pytest.approx(np.log(1 / 3 / 0.1), abs=1e-2) and never < -6
+    made = MeanTeacher(
+        network=SegmentorConfig(encoder="fast_xs", head_width=16, classes=3),
+        teacher=TeacherConfig(alignment=1.0),
+    )
+    made.shares.load_state_dict(shares.state_dict())
+    picture = torch.zeros(3, 4, 3, 8, 8, dtype=torch.uint8)
+    four = torch.ones(3, 4, dtype=torch.bool)
+    view = View(picture, torch.zeros(1, 8, 8, dtype=torch.uint8), four, four, 1, 1)
+    doubtful = torch.log(torch.tensor([0.55, 0.44, 0.01])).view(1, 3, 1, 1).expand(3, 3, 2, 2)
+    assert (made.labels_of(doubtful, view) == 1).all(), "0 is said too often"
+    plain = MeanTeacher(network=SegmentorConfig(encoder="fast_xs", head_width=16, classes=3))
+    assert (plain.labels_of(doubtful, view) == 0).all()
+    assert not any("shares" in name for name in plain.state_dict())
+
+
+@pytest.mark.parametrize("name", ["fine_tune", "fine_tune_m3l"])
+def test_the_documented_ways_to_tune_the_shipped_model_run(own, tmp_path, name):
+    """From its own weights, at its own size, with and without the unlabelled frames."""
+    root = Path(__file__).parents[2]
+    sizes = {"loader.batch_size": 1, "loader.steps_per_epoch": 1, "loader.val_frames": 1}
+    last = fit(
+        root / f"training/configs/{name}.yaml",
+        tmp_path,
+        "run",
+        *("--data.root", str(own), "--trainer.max_steps", "1", "--trainer.precision", "32-true"),
+        *("--model.start_from", str(root / "models/anyseg_street_b0"), "--threads", "2"),
+        *(part for key, value in sizes.items() for part in (f"--data.{key}", str(value))),
+    )
+    trained = load_trained(last)
+    assert (trained.data["input_width"], trained.data["input_height"]) == (512, 256)
+    assert trained.method["name"] == ("M3L" if name.endswith("m3l") else "Supervised")

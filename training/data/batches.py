@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, Protocol
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.modality import MODALITIES, Modality
-from training.data.street import ImageSpec, StreetData, provenance
+from training.data.street import DataSetError, ImageSpec, StreetData, provenance
 from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
 from training.errors import SettingsError
 
@@ -38,6 +39,18 @@ class PlaneSource(Protocol):
     def __len__(self) -> int: ...
 
     def planes(self, index: int) -> Planes: ...
+
+
+class LabelledSource(PlaneSource, Protocol):
+    """A split of a data set."""
+
+    def available(self, index: int) -> npt.NDArray[np.bool_]:
+        """bool[M]: the sensors that a sample has."""
+        ...
+
+    def labelled(self) -> Sequence[int]:
+        """The samples with a labelled pixel."""
+        ...
 
 
 class Augmentation(Protocol):
@@ -171,22 +184,36 @@ class StepSampler(Sampler[int]):
         return self._steps
 
 
-class ValidationSamples(Dataset[Batch]):
-    """Full frames of a split, evenly thinned out to at most ``limit``, shared among the processes."""
+def thinned_out(frames: Sequence[int], limit: int) -> list[int]:
+    """At most ``limit`` of the frames, evenly chosen; all if that is 0."""
+    count = len(frames) if limit <= 0 else min(limit, len(frames))
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
-    def __init__(self, source: PlaneSource, limit: int, rank: int = 0, world_size: int = 1) -> None:
+
+class ValidationSamples(Dataset[Batch]):
+    """Full labelled frames of a split, evenly thinned out to at most ``limit``, shared among the processes.
+
+    Raises:
+        DataSetError: if no frame is labelled.
+    """
+
+    def __init__(
+        self, source: LabelledSource, limit: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         self._source = source
-        count = len(source) if limit <= 0 else min(limit, len(source))
-        indices = np.linspace(0, len(source) - 1, count).round().astype(int)
-        self._indices = indices[rank::world_size]
+        labelled = source.labelled()
+        if not labelled:
+            raise DataSetError("no frame of the validation split has a labelled pixel")
+        self._indices = thinned_out(labelled, limit)[rank::world_size]
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Batch:
-        images, label = split_planes(np.array(self._source.planes(int(self._indices[index]))))
-        present = torch.ones(1, len(MODALITIES), dtype=torch.bool)
-        return Batch(torch.from_numpy(images)[None], torch.from_numpy(label)[None], present)
+        frame = self._indices[index]
+        images, label = split_planes(np.array(self._source.planes(frame)))
+        present = torch.from_numpy(self._source.available(frame))
+        return Batch(torch.from_numpy(images)[None], torch.from_numpy(label)[None], present[None])
 
 
 @dataclass(frozen=True)
@@ -243,10 +270,15 @@ class SegmentationDataModule(lightning.LightningDataModule, ABC):
         self.modality_dropout = modality_dropout
         for label in subset_weights or {}:
             Modality.from_label(label)  # a name that is none must not pass as a weight of 1
+        if bad := [label for label, weight in (subset_weights or {}).items() if not weight > 0]:
+            raise SettingsError(
+                f"data.subset_weights of {', '.join(bad)} must be above 0; to train without a sensor leave "
+                "it out of data.modalities"
+            )
         self.subset_weights = subset_weights
 
     @abstractmethod
-    def source(self, split: str) -> PlaneSource:
+    def source(self, split: str) -> LabelledSource:
         """The samples of a split."""
 
     def describe(self) -> dict[str, Any]:
@@ -356,5 +388,18 @@ class StreetDataModule(SegmentationDataModule):
             StreetData(self.root, split, self.spec, self.loader.build_workers)
 
     def source(self, split: str) -> StreetData:
-        """A split, whose images are in the cache by then."""
-        return StreetData(self.root, split, self.spec, 0)
+        """A split, whose images are in the cache by then.
+
+        Raises:
+            DataSetError: if a training drive lacks a sensor that is trained on.
+        """
+        data = StreetData(self.root, split, self.spec, 0)
+        for index in range(len(data)) if split == "train" else ():
+            lacking = [m.label for m in self.modalities if not data.available(index)[m]]
+            if lacking:
+                raise DataSetError(
+                    f"{data.frames[index].drive} has no {', '.join(lacking)}: name the sensors that all "
+                    "drives have in data.modalities, or use FewLabelStreet "
+                    "(training/configs/fine_tune.yaml), which leaves out what a drive lacks"
+                )
+        return data

@@ -9,6 +9,7 @@ path for them, as the public loader does, finds "rain" in "train".)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,14 @@ class DeliverData:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def available(self, index: int) -> npt.NDArray[np.bool_]:
+        """bool[M]: all of them."""
+        return np.ones(len(MODALITIES), bool)
+
+    def labelled(self) -> Sequence[int]:
+        """All frames."""
+        return range(len(self))
 
     def path(self, frame: DeliverFrame, folder: str, kind: str) -> Path:
         """A frame's file in one of the folders."""

@@ -12,14 +12,11 @@ lacks is absent in its samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,13 +25,14 @@ from anyseg_ros.modality import MODALITIES, Modality
 from training.data.batches import (
     Augmentation,
     Batch,
+    LabelledSource,
     LoaderConfig,
     StepBatches,
     StreetDataModule,
 )
 from training.data.street import DataSetError, StreetData
 from training.data.subsets import random_subsets
-from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
+from training.data.transforms import AugmentConfig, Planes
 from training.errors import SettingsError
 
 T = TypeVar("T")
@@ -48,47 +46,6 @@ class FewLabelBatch(NamedTuple):
     """its labels are 255 throughout"""
 
 
-class FrameSource(Protocol):
-    """Samples, and which sensors each has."""
-
-    def __len__(self) -> int: ...
-
-    def planes(self, index: int) -> Planes: ...
-
-    def available(self, index: int) -> npt.NDArray[np.bool_]: ...
-
-
-class StreetFrames:
-    """Street drives as a :class:`FrameSource`."""
-
-    def __init__(self, data: StreetData) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def planes(self, index: int) -> Planes:
-        """uint8[PLANES, H, W] of a frame."""
-        return self._data.planes(index)
-
-    def available(self, index: int) -> npt.NDArray[np.bool_]:
-        """bool[M]: the sensors that the frame's drive recorded."""
-        return _recorded(self._data.frames[index].drive)
-
-
-@lru_cache(maxsize=4096)
-def _recorded(drive: Path) -> npt.NDArray[np.bool_]:
-    path = drive / "drive.yaml"
-    try:
-        about = yaml.safe_load(path.read_text())
-        empty = [Modality.from_label(name) for name in about.get("empty_sensors", [])]
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise DataSetError(f"cannot read {path}: {error}") from None
-    available = np.ones(len(MODALITIES), bool)
-    available[[int(m) for m in empty]] = False
-    return available
-
-
 class Chosen:
     """Some frames of a source, or of several that follow each other.
 
@@ -99,11 +56,11 @@ class Chosen:
 
     def __init__(
         self,
-        parts: Sequence[tuple[FrameSource, Sequence[int]]],
+        parts: Sequence[tuple[LabelledSource, Sequence[int]]],
         modalities: Sequence[Modality] = MODALITIES,
     ) -> None:
         wanted = np.isin(np.arange(len(MODALITIES)), [int(m) for m in modalities])
-        self._frames: list[tuple[FrameSource, int]] = []
+        self._frames: list[tuple[LabelledSource, int]] = []
         table = []
         for source, frames in parts:
             for frame in frames:
@@ -121,11 +78,6 @@ class Chosen:
         """uint8[PLANES, H, W] of a frame."""
         source, frame = self._frames[index]
         return source.planes(frame)
-
-
-def labelled_frames(source: FrameSource) -> list[int]:
-    """The frames of which at least one pixel is labelled."""
-    return [i for i in range(len(source)) if (source.planes(i)[LABEL_PLANE] != IGNORE_ID).any()]
 
 
 def split_labels(
@@ -283,8 +235,7 @@ class FewLabelStreet(StreetDataModule):
             DataSetError: if no frame is labelled, or none is left to learn from without a label.
         """
         data = StreetData(self.root, "train", self.spec, 0)
-        source = StreetFrames(data)
-        candidates = labelled_frames(source)
+        candidates = data.labelled()
         if not candidates:
             raise DataSetError(f"no frame of {self.root / 'train'} has a labelled pixel")
         unit: dict[int, int | Path] = {
@@ -293,13 +244,16 @@ class FewLabelStreet(StreetDataModule):
         units = list(dict.fromkeys(unit.values()))
         drawn = set(split_labels(units, self.label_fraction, self.split_seed)[0])
         kept = [i for i in candidates if unit[i] in drawn]
-        labelled = Chosen([(source, kept)], self.modalities)
+        labelled = Chosen([(data, kept)], self.modalities)
+        if not len(labelled):
+            names = ", ".join(m.label for m in self.modalities)
+            raise DataSetError(f"no labelled frame of {self.root / 'train'} has {names}")
         if self.unlabelled == "none":
             return labelled, None
-        rest = sorted(set(range(len(source))) - set(kept))
-        parts: list[tuple[FrameSource, Sequence[int]]] = [(source, rest)]
+        rest = sorted(set(range(len(data))) - set(kept))
+        parts: list[tuple[LabelledSource, Sequence[int]]] = [(data, rest)]
         for root in self.unlabelled_roots:
-            drives = StreetFrames(StreetData(root, "train", self.spec, 0))
+            drives = StreetData(root, "train", self.spec, 0)
             parts.append((drives, range(len(drives))))
         unlabelled = Chosen(parts, self.modalities)
         if not len(unlabelled):

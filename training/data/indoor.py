@@ -211,6 +211,10 @@ class IndoorData:
         """bool[M]: camera and depth."""
         return np.array([m in (Modality.CAMERA, Modality.DEPTH) for m in MODALITIES])
 
+    def labelled(self) -> Sequence[int]:
+        """All frames, or none."""
+        return range(len(self) if self._labelled else 0)
+
     def planes(self, index: int) -> Planes:
         """uint8[PLANES, H, W]; the planes of other sensors are 0.
 

@@ -15,6 +15,7 @@ are ``RAW_BYTES`` and ``IMAGENET_CAMERA`` of ``training/models/reference_checkpo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from anyseg_ros.classes import CITYSCAPES_19, IGNORE_ID
-from anyseg_ros.modality import Modality
+from anyseg_ros.modality import MODALITIES, Modality
 from training.data.batches import LoaderConfig, SegmentationDataModule
 from training.data.published_transforms import PublishedAugment
 from training.data.street import DataSetError
@@ -102,6 +103,14 @@ class MusesData:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def available(self, index: int) -> npt.NDArray[np.bool_]:
+        """bool[M]: all but depth."""
+        return np.array([m in SENSORS for m in MODALITIES])
+
+    def labelled(self) -> Sequence[int]:
+        """All frames."""
+        return range(len(self))
 
     def planes(self, index: int) -> Planes:
         """uint8[PLANES, side, side] of a frame (see ``transforms``); the depth image is empty."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from training.data.batches import LabelledSource
 from training.data.deliver import DeliverData
 from training.data.indoor import open_indoor
 from training.data.muses import MusesData
 from training.data.street import DataSetError, ImageSpec, StreetData
-from training.data.transforms import Planes
 
 DATASETS = ("street", "deliver", "muses", "stanford_indoor", "sun_rgbd")
 
@@ -24,15 +24,11 @@ class Frame(Protocol):
         ...
 
 
-class FrameSource(Protocol):
+class FrameSource(LabelledSource, Protocol):
     """A split: its frames, and their planes."""
 
     @property
     def frames(self) -> Sequence[Frame]: ...
-
-    def __len__(self) -> int: ...
-
-    def planes(self, index: int) -> Planes: ...
 
 
 def open_source(

@@ -34,6 +34,8 @@ from anyseg_ros.modality import MODALITIES, Modality
 from training.data.transforms import LABEL_PLANE, PLANES, Planes
 
 CACHE_FORMAT = 2
+_OF_DRIVE = ("calibration.yaml", "frames.jsonl")
+"""Files that change when all images of a drive do."""
 SPLITS = ("train", "val", "test")
 
 
@@ -233,6 +235,19 @@ def build_planes(frame: StreetFrame, spec: ImageSpec) -> Planes:
     return planes
 
 
+@lru_cache(maxsize=4096)
+def _recorded(drive: Path) -> npt.NDArray[np.bool_]:
+    path = drive / "drive.yaml"
+    try:
+        about = yaml.safe_load(path.read_text())
+        empty = [Modality.from_label(name) for name in about.get("empty_sensors", [])]
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise DataSetError(f"cannot read {path}: {error}") from None
+    available = np.ones(len(MODALITIES), bool)
+    available[[int(m) for m in empty]] = False
+    return available
+
+
 class StreetData:
     """Frames of one split, as modality images from the cache; missing ones are built first.
 
@@ -273,6 +288,18 @@ class StreetData:
         planes: Planes = np.load(self._path(self.frames[index]), mmap_mode="r")
         return planes
 
+    def available(self, index: int) -> npt.NDArray[np.bool_]:
+        """bool[M]: the sensors that the frame's drive recorded.
+
+        Raises:
+            DataSetError: if the drive does not say.
+        """
+        return _recorded(self.frames[index].drive)
+
+    def labelled(self) -> list[int]:
+        """The frames of which at least one pixel is labelled."""
+        return [i for i in range(len(self)) if (self.planes(i)[LABEL_PLANE] != IGNORE_ID).any()]
+
     def __iter__(self) -> Iterator[tuple[StreetFrame, Planes]]:
         for index, frame in enumerate(self.frames):
             yield frame, self.planes(index)
@@ -281,10 +308,12 @@ class StreetData:
         return self._cache / frame.drive.name / f"{frame.index:06d}.npy"
 
     def _is_stale(self, frame: StreetFrame) -> bool:
-        """Whether a frame is not in the cache, or was labelled since."""
+        """Whether a frame is not in the cache, or was labelled, calibrated or extracted anew since."""
         try:
             built = self._path(frame).stat().st_mtime_ns
         except FileNotFoundError:
+            return True
+        if any((frame.drive / name).stat().st_mtime_ns > built for name in _OF_DRIVE):
             return True
         label = frame.drive / "label" / f"{frame.index:06d}.png"
         if not label.is_file():

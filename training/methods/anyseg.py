@@ -53,6 +53,8 @@ class AnySegStudent(SegmentationMethod):
         CheckpointError: if weights to teach or to start from cannot be read or are of another network.
     """
 
+    needs_all_sensors = True
+
     def __init__(
         self,
         teacher: Path,

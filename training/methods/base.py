@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -41,6 +41,11 @@ class SegmentationMethod(lightning.LightningModule):
         CheckpointError: if ``start_from`` or ``imagenet`` cannot be read or is of another network.
         SettingsError: if both are given, or ``imagenet`` for an encoder that is no Mix Transformer.
     """
+
+    learns_from_unlabelled: ClassVar[bool] = False
+    """Whether batches are :class:`~training.data.few_labels.FewLabelBatch`."""
+    needs_all_sensors: ClassVar[bool] = False
+    """Whether sensors are read that a sample is not said to show."""
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class SegmentationMethod(lightning.LightningModule):
         if stage == "fit":
             self._check_trainer()
             self._check_classes()
+            self._check_data()
 
     def _check_classes(self) -> None:
         """Labels beyond the network's classes end a run deep inside a kernel; missing ones never show."""
@@ -96,6 +102,27 @@ class SegmentationMethod(lightning.LightningModule):
             raise SettingsError(
                 f"model.network.classes is {classes}, but the data set has {len(names)} classes"
             )
+
+    def _check_data(self) -> None:
+        """Refuse batches of a kind that the method cannot read, or would read wrongly."""
+        data = getattr(self.trainer, "datamodule", None)
+        given = getattr(data, "unlabelled", "none") != "none"
+        name = type(self).__name__
+        if self.learns_from_unlabelled and not given:
+            raise SettingsError(
+                f"{name} learns from unlabelled frames too: it needs data of few_labels.py (FewLabelStreet) "
+                "with data.unlabelled: rest"
+            )
+        if given and not self.learns_from_unlabelled:
+            raise SettingsError(f"{name} learns from labels alone: set data.unlabelled to none")
+        frames = getattr(data, "frames", None)
+        if self.needs_all_sensors and frames is not None:
+            chosen = [int(m) for m in self.sensors]
+            if not bool(frames()[0].available[:, chosen].all()):
+                raise SettingsError(
+                    f"{name} looks at every sensor of a frame, and some labelled drive lacks one: name those "
+                    "that all of them have in data.modalities"
+                )
 
     def _check_trainer(self) -> None:
         """Refuse what would train in silence with other batches or rates than the settings say."""
@@ -123,9 +150,7 @@ class SegmentationMethod(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         if self.optimizer_config.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(
-                self.network.parameters(), self.optimizer_config.clip_norm
-            )
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.clip_norm)
 
     @property
     def validated(self) -> Network:
@@ -151,8 +176,10 @@ class SegmentationMethod(lightning.LightningModule):
             strict=True,
         ):
             predicted = full_size(logits, height, width, network.align_corners).argmax(-1)
+            complete = batch.present[:, [int(m) for m in subset]].all(1)
             self._matrices[subset_name(subset)].add(
-                predicted.to(torch.uint8).cpu().numpy(), batch.labels.cpu().numpy()
+                predicted[complete].to(torch.uint8).cpu().numpy(),
+                batch.labels[complete].cpu().numpy(),
             )
 
     def on_validation_epoch_end(self) -> None:
@@ -162,9 +189,12 @@ class SegmentationMethod(lightning.LightningModule):
             assert isinstance(counts, torch.Tensor)
             matrix.counts = counts.reshape(-1, *matrix.counts.shape).sum(0).cpu().numpy()
             values[name] = matrix.miou()
+        # Of a combination that no drive recorded there is nothing to say.
+        values = {name: value for name, value in values.items() if value == value}
         for name, value in values.items():
             self.log(f"val/miou/{name}", value)
-        self.log("val/miou_mean", sum(values.values()) / len(values), prog_bar=True)
+        if values:
+            self.log("val/miou_mean", sum(values.values()) / len(values), prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the network is and was trained on as plain data, for weights-only loading."""

@@ -81,6 +81,8 @@ class MagicStyle(SegmentationMethod):
         SettingsError: if the network does not average modalities.
     """
 
+    needs_all_sensors = True
+
     def __init__(
         self,
         network: SegmentorConfig = SegmentorConfig(),  # noqa: B008 (frozen)

@@ -208,6 +208,8 @@ class MeanTeacher(SegmentationMethod):
         seed: of the weights, of masks and of dropout.
     """
 
+    learns_from_unlabelled = True
+
     def __init__(
         self,
         network: SegmentorConfig = SegmentorConfig(),  # noqa: B008 (frozen)

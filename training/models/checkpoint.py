@@ -20,7 +20,7 @@ from training.models.segmentor import (
 from training.models.strict import CheckpointError
 
 Weights = Literal["auto", "student", "teacher"]
-"""Which network of a checkpoint: ``auto`` is the averaged teacher where the method keeps one."""
+"""Which network of a checkpoint: ``auto`` is the averaged teacher where there is one by then."""
 _PREFIXES = {"student": "network.", "teacher": "teacher.module."}
 
 
@@ -90,14 +90,20 @@ def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
         role: {k.removeprefix(p): v for k, v in stored["state_dict"].items() if k.startswith(p)}
         for role, p in _PREFIXES.items()
     }
-    if weights == "teacher" and not of["teacher"]:
+    keeps_teacher = bool(of["teacher"])
+    if keeps_teacher and not stored["state_dict"]["teacher.n_averaged"]:
+        # So far a random network: it begins as a copy of the student, after supervised_steps.
+        if weights == "teacher":
+            raise CheckpointError(f"{path} was saved before its teacher began")
+        of["teacher"] = {}
+    elif weights == "teacher" and not of["teacher"]:
         raise CheckpointError(f"{path} holds no teacher: {stored['method']['name']} trains without")
     role = weights if weights != "auto" else "teacher" if of["teacher"] else "student"
     try:
         network.load_state_dict(of[role], strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    method = {**stored["method"], **({"weights": role} if of["teacher"] else {})}
+    method = {**stored["method"], **({"weights": role} if keeps_teacher else {})}
     return TrainedSegmentor(
         network.eval(), int(stored["global_step"]), method, dict(stored["data"])
     )
