@@ -91,7 +91,9 @@ class CalibrationSource:
         return True
 
     def frame_in_file(self, modality: Modality) -> str:
-        """The frame that the calibration file names for a sensor; empty if it names none."""
+        """The frame that the calibration file places a sensor in; empty if it does not, or is overruled."""
+        if self._sensors[modality].extrinsics:
+            return ""
         sensor = self._file.sensors.get(modality) if self._file is not None else None
         return sensor.frame_id if sensor is not None else ""
 
