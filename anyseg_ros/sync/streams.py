@@ -188,19 +188,19 @@ class Stream:
 
     def __init__(self, config: StreamConfig) -> None:
         self.counters = StreamCounters()
-        self._usual_period_ns: int | None = None
+        self.config = config
         self.configure(config)
         self.forget()
 
     def configure(self, config: StreamConfig) -> None:
         """Take other limits; what was learned of the stream stays."""
-        self.config = config
+        expected_before, self.config = self.config.expected_rate_hz, config
         self.timeout_ns = to_ns(config.timeout_s)
         self.tolerance_ns = to_ns(config.tolerance_s)
         self.max_age_ns = to_ns(config.max_age_s)
         self.window_ns = to_ns(config.window_s) if config.windowed else 0
-        if config.expected_rate_hz is not None:
-            self._usual_period_ns = max(round(NS_PER_S / config.expected_rate_hz), 1)
+        if config.expected_rate_hz != expected_before:
+            self._usual_period_ns = self._expected_period_ns()
 
     def forget(self) -> None:
         """Back to waiting; a quarantine by the caller ends too. Counters stay."""
@@ -213,8 +213,7 @@ class Stream:
         self._last_reject: DropReason | None = None
         self._pace = Impairment.NONE
         self._pace_since_ns = 0
-        if self.config.expected_rate_hz is None:
-            self._usual_period_ns = None
+        self._usual_period_ns = self._expected_period_ns()
         self.forget_time()
 
     def forget_time(self) -> None:
@@ -535,9 +534,12 @@ class Stream:
         """Usual distance between two stamps: the median learned, else the expected rate's."""
         if len(self._intervals) >= MIN_SAMPLES - 1:
             return max(self._typical(self._intervals), 1)
-        if self.config.expected_rate_hz is not None:
-            return max(round(NS_PER_S / self.config.expected_rate_hz), 1)
-        return None
+        return self._expected_period_ns()
+
+    def _expected_period_ns(self) -> int | None:
+        """Of the expected rate; None if none is given."""
+        rate_hz = self.config.expected_rate_hz
+        return None if rate_hz is None else max(round(NS_PER_S / rate_hz), 1)
 
     def lateness_ns(self) -> tuple[int, int] | None:
         """(typical, bound) of receipt minus expected stamp: the median, and what nearly all keep.

@@ -331,6 +331,11 @@ def test_other_limits_keep_what_is_known_and_the_order_of_sets():
     assert {m.epoch for m in sets} == {0}
     assert set(sets[5].members) == {"camera", "lidar"}
     assert set(sets[-1].members) == {"camera"}, "60 ms are beyond the new age"
+    # An expected rate that is taken back is no usual one: what is usual is learned anew.
+    camera = sync._streams["camera"]
+    assert camera._usual_period_ns == 200 * MS
+    sync.configure({"camera": StreamConfig(0.2, 0.01, 0.05), "lidar": limits}, 0.02)
+    assert camera._usual_period_ns is None
     with pytest.raises(ValueError, match="streams are"):
         sync.configure({"camera": limits}, 0.02)
     with pytest.raises(ValueError, match="max_wait_s"):
