@@ -128,8 +128,9 @@ def test_a_frozen_picture_is_used_once():
         rig.step(last)
     assert rig.status().state is StreamState.QUARANTINED
     assert "frozen" in rig.status().reason
-    used = [s.stamp_ns for s in rig.sets for m in s.members.values() if m.message is last]
-    assert len(used) == 1
+    used = [m for s in rig.sets for m in s.members.values() if m.message is last]
+    assert [m.held for m in used] == [False, True, True]
+    assert used[-1].age_s < 0.25
 
 
 def test_one_bad_picture_costs_itself():
@@ -141,7 +142,7 @@ def test_one_bad_picture_costs_itself():
     assert (Modality.CAMERA, DropReason.BAD_CONTENT) in rig.drops
     for _ in range(5):
         assert rig.step() is StreamState.LIVE
-    assert len(rig.sets) - before == 5
+    assert len(rig.sets) - before == 6, "the LiDAR leads where the picture is bad"
 
 
 def test_every_other_picture_bad_leaves_the_good_ones():
@@ -149,7 +150,8 @@ def test_every_other_picture_bad_leaves_the_good_ones():
     for i in range(30):
         assert rig.step(BLACK if i % 2 else None) is StreamState.LIVE
     assert rig.uses(BLACK) == 0
-    assert len(rig.sets) == 15
+    assert len(rig.sets) == 30
+    assert [s.anchor for s in rig.sets[2:4]] == [Modality.CAMERA, Modality.LIDAR]
 
 
 def test_messages_that_cannot_be_decoded_quarantine_with_their_reason():

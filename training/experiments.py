@@ -46,6 +46,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -246,7 +247,7 @@ class Plan:
         if experiment.network_of is not None:
             return self.digest(self[f"{experiment.network_of}/{experiment.seed}"])
         try:
-            base = yaml.safe_load(experiment.config.read_text())
+            base = _settings(experiment.config, experiment.config.stat().st_mtime_ns)
         except (OSError, yaml.YAMLError) as error:
             raise PlanError(f"cannot read {experiment.config}: {error}") from None
         data = Path(experiment.evaluation.data) / "dataset.yaml"
@@ -335,6 +336,12 @@ class Plan:
             folder.name,
             *(f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()),
         ]
+
+
+@lru_cache
+def _settings(path: Path, modified_ns: int) -> dict[str, Any]:
+    """A configuration; the queue asks for it twice a second and a run, and parsing takes a while."""
+    return yaml.safe_load(path.read_text())
 
 
 def steps_done(folder: Path) -> int:

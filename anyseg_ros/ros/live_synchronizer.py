@@ -111,18 +111,18 @@ class LiveTimeSynchronizer(SimpleFilter):  # type: ignore[misc, unused-ignore]
         if node is None:
             node = next((f.node for f in fs if isinstance(getattr(f, "node", None), Node)), None)
         self._node = node
-        self._sim_time = False
+        sim_time = False
         if now_ns is None:
             now_ns = steady_clock()
             if node is not None and node.get_parameter("use_sim_time").value:
-                self._sim_time = True
+                sim_time = True
                 clock = node.get_clock()
 
                 def now_ns() -> int:
                     return int(clock.now().nanoseconds)
 
         self._now_ns = now_ns
-        self._timer = None if node is None else DeadlineTimer(node, self.poll)
+        self._timer = None if node is None else DeadlineTimer(node, self.poll, sim_time)
         self.input_connections = [
             f.registerCallback(self.add, name) for f, name in zip(fs, self.names, strict=True)
         ]
@@ -217,7 +217,7 @@ class LiveTimeSynchronizer(SimpleFilter):  # type: ignore[misc, unused-ignore]
             self.skipped_sets += len(self._outgoing) == self._outgoing.maxlen
             self._outgoing.append(matched)
         if self._timer is not None:
-            self._timer.arm(self._synchronizer.next_deadline_ns(), now, self._sim_time)
+            self._timer.arm(self._synchronizer.next_deadline_ns(), now)
 
     def _deliver(self) -> None:
         """Call back without holding the lock; a call from within, or of another thread, only queues."""

@@ -288,7 +288,7 @@ class SegmentationNode(LifecycleNode):
                     self._times,
                 )
         self._update_rig()
-        self._deadline_timer = DeadlineTimer(self, self._poll)
+        self._deadline_timer = DeadlineTimer(self, self._poll, self._use_sim_time)
 
     def _stop(self) -> None:
         self._active = False
@@ -497,7 +497,7 @@ class SegmentationNode(LifecycleNode):
         """Wake up when the synchronizer next has something to decide."""
         timer, synchronizer = self._deadline_timer, self._synchronizer
         if timer is not None and synchronizer is not None:
-            timer.arm(synchronizer.next_deadline_ns(), now, self._use_sim_time)
+            timer.arm(synchronizer.next_deadline_ns(), now)
 
     # --- results (worker's thread) ------------------------------------------------------------
 

@@ -207,6 +207,8 @@ class Stream:
         self.heard_ns: int | None = None
         self.accepted_ns: int | None = None
         self.quarantine_reason: str | None = None
+        self.withheld = False
+        """whether the last message must not be used, or could not be read"""
         self._receipts: deque[int] = deque(maxlen=WINDOW)
         self._silence: tuple[int, int, int] | None = None
         self._intervals: deque[int] = deque(maxlen=WINDOW)

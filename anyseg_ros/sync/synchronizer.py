@@ -163,8 +163,9 @@ class Synchronizer(Generic[K]):
     def withhold(self, key: K, stamp_ns: int, now_ns: int) -> list[MatchedSet[K]]:
         """Take in a message that must not be used, for what the caller has seen in it.
 
-        Its stream stays what it is, and its stamp counts in what the stream's stamps tell. Returns
-        the sets that are complete now, oldest first.
+        Its stream stays what it is, and its stamp counts in what the stream's stamps tell; an anchor
+        leaves the lead to another until a message of it can be used. Returns the sets that are
+        complete now, oldest first.
 
         Raises:
             KeyError: if there is no such stream.
@@ -178,8 +179,8 @@ class Synchronizer(Generic[K]):
     def refuse(self, key: K, now_ns: int) -> list[MatchedSet[K]]:
         """Note that a message arrived which could not be read and has no stamp.
 
-        A stream of which nothing else arrives is quarantined, not dropped. Returns the sets that
-        are complete now, oldest first.
+        A stream of which nothing else arrives is quarantined, not dropped; an anchor leaves the lead
+        as in :meth:`withhold`. Returns the sets that are complete now, oldest first.
 
         Raises:
             KeyError: if there is no such stream.
@@ -188,6 +189,7 @@ class Synchronizer(Generic[K]):
         now_ns = self._tick(now_ns)
         stream.hear(now_ns)
         stream.reject(DropReason.BAD_CONTENT)
+        stream.withheld = True
         return self._advance(now_ns)
 
     def poll(self, now_ns: int) -> list[MatchedSet[K]]:
@@ -434,6 +436,7 @@ class Synchronizer(Generic[K]):
             self._reject(key, stamp_ns, DropReason.QUARANTINED)
             return
         stream.accept(stamp_ns, now_ns)
+        stream.withheld = not usable
         if others is not None:
             stream.note_behind(now_ns - stamp_ns - others.latest_ns)
         if stream.quarantine_reason is not None:
@@ -463,7 +466,7 @@ class Synchronizer(Generic[K]):
         ):
             stream.adopt_suspected_time()
             self._discard(key, self._buffers[key].clear(), DropReason.EPOCH_ENDED)
-            return True
+            return not (key == self._anchor and self._pending)
         stream.distrust(others)
         return False
 
@@ -530,8 +533,8 @@ class Synchronizer(Generic[K]):
         """The anchor among the live streams: the first by priority, unless it drags the output.
 
         One that has become slow gives way to the next that is well and faster, one that has become
-        late to the next that is well; so does, until it speaks again, one whose next message is
-        overdue: nothing else tells of a dead sensor before its timeout.
+        late to the next that is well; so does, until it says something of use again, one that is
+        hushed.
         """
         able = [key for key in live if self._may_anchor(key)] or live
         if not able:
@@ -540,23 +543,23 @@ class Synchronizer(Generic[K]):
         if first.impairment in _DRAGGING:
             for key in able[1:]:
                 stream = self._streams[key]
-                if stream.impairment in _DRAGGING or self._is_overdue(stream, now_ns):
+                if stream.impairment in _DRAGGING or self._is_hushed(key, now_ns):
                     continue
                 theirs, own = stream.period_ns(), first.recent_period_ns()
                 if first.impairment is Impairment.LATE or (
                     theirs is not None and own is not None and theirs < own
                 ):
                     return key
-        return self._stand_in(able, now_ns) if self._is_overdue(first, now_ns) else able[0]
+        return self._stand_in(able, now_ns) if self._is_hushed(able[0], now_ns) else able[0]
 
     def _stand_in(self, able: Sequence[K], now_ns: int) -> K:
-        """Who leads while the first stream is overdue: itself, if nobody has anything to say.
+        """Who leads while the first stream is hushed: itself, if nobody has anything to say.
 
         Best the one that does already, else the next that is well. One without a period might have
         died unnoticed together with the first, and one that is slow or late drags the output: these
         two only where nobody is well.
         """
-        heard = [k for k in able[1:] if not self._is_overdue(self._streams[k], now_ns)]
+        heard = [k for k in able[1:] if not self._is_hushed(k, now_ns)]
         well = [k for k in heard if self._streams[k].impairment not in _DRAGGING]
         steady = [k for k in well if self._streams[k].overdue_ns(self._max_wait_ns) is not None]
         if self._anchor in steady:
@@ -573,7 +576,15 @@ class Synchronizer(Generic[K]):
             return False
         return self._last_output_ns is None or newest.stamp_ns > self._last_output_ns
 
-    def _is_overdue(self, stream: Stream, now_ns: int) -> bool:
+    def _is_hushed(self, key: K, now_ns: int) -> bool:
+        """Whether a live stream says nothing of use: its last message was withheld, or the next is overdue.
+
+        Nothing else tells of a dead sensor before its timeout, or of a blind one before its quarantine.
+        """
+        stream = self._streams[key]
+        if stream.withheld:
+            # What it said before that is of use: those sets are still completed.
+            return not (key == self._anchor and self._pending)
         overdue = stream.overdue_ns(self._max_wait_ns)
         return overdue is not None and overdue <= now_ns
 

@@ -17,6 +17,7 @@ from geometry_msgs.msg import PointStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from ros_graph import domain
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header, String
 
@@ -325,3 +326,60 @@ def test_the_example_in_the_documentation_runs(tmp_path):
             process.wait(10)
             driver.destroy_node()
             rclpy.shutdown(context=context)
+
+
+def test_under_sim_time_the_clock_wakes_it_and_nothing_else():
+    with domain() as number:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=number)
+        sim = [Parameter("use_sim_time", value=True)]
+        node = rclpy.create_node("user", context=context, parameter_overrides=sim)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        clock = node.create_publisher(Clock, "/clock", 10)
+        sync = LiveTimeSynchronizer(
+            [Subscriber(node, PointStamped, t) for t in ("a", "b")], 10, 0.05, timeout=3600.0
+        )
+        got, polls = [], []
+        sync.registerCallback(lambda a, b: got.append((a is not None, b is not None)))
+        poll = sync._synchronizer.poll
+        sync._synchronizer.poll = lambda now: polls.append(now) or poll(now)
+
+        def pass_to(seconds: float) -> None:
+            stamp = Time(sec=round(seconds * 10) // 10, nanosec=round(seconds * 10) % 10 * 100 * MS)
+            until = time.monotonic() + 20
+            while node.get_clock().now().to_msg() != stamp:
+                assert time.monotonic() < until
+                clock.publish(Clock(clock=stamp))
+                executor.spin_once(timeout_sec=0.1)
+
+        for tenth in range(1, 6):  # both live, a set each
+            pass_to(tenth / 10)
+            for index in (0, 1):
+                header = Header(stamp=node.get_clock().now().to_msg())
+                sync.add(PointStamped(header=header), sync.names[index])
+        assert got[-4:] == [(True, True)] * 4
+        got.clear()
+        pass_to(0.6)
+        sync.add(PointStamped(header=Header(stamp=node.get_clock().now().to_msg())), "a")
+        polls.clear()
+        until = (
+            time.monotonic() + 0.5
+        )  # paused: looked at every 0.1 s, in case anything else changed
+        while time.monotonic() < until:
+            executor.spin_once(timeout_sec=0.01)
+        assert len(polls) <= 6 and not got
+        pass_to(3000.0)  # b is late beyond all waiting
+        until = time.monotonic() + 0.05
+        while not got and time.monotonic() < until:
+            executor.spin_once(timeout_sec=0.01)
+        assert got == [(True, False)]
+        polls.clear()
+        pass_to(1.0)  # a bag that begins again
+        executor.spin_once(timeout_sec=0.05)
+        assert polls
+        sync.close()
+        pass_to(2.0)
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -31,6 +31,7 @@ REFUSED_ON_ARRIVAL = {
     DropReason.STAMP_IN_FUTURE,
     DropReason.STAMP_FAR_BEHIND,
     DropReason.QUARANTINED,
+    DropReason.BAD_CONTENT,
     DropReason.TOO_OLD,
 }
 
@@ -40,6 +41,7 @@ class Arrival:
     receipt_ns: int
     key: Modality
     stamp_ns: int
+    usable: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Sensor:
     duplicates: float = 0.0
     stragglers: float = 0.0
     """share of messages that arrive up to 150 ms late, so that others overtake them"""
+    unusable: float = 0.0
+    """share of messages that are withheld"""
 
 
 RIG = {
@@ -94,9 +98,10 @@ def make_arrivals(
                 continue
             stamp = origin_ns + round(t_ms * MS)
             receipt = clock_ns + round((t_ms + delay_ms) * MS)
-            arrivals.append(Arrival(receipt, key, stamp))
+            usable = not (sensor.unusable and random.random() < sensor.unusable)
+            arrivals.append(Arrival(receipt, key, stamp, usable))
             if twice:
-                arrivals.append(Arrival(receipt + 5 * MS, key, stamp))
+                arrivals.append(Arrival(receipt + 5 * MS, key, stamp, usable))
     return sorted(arrivals, key=lambda a: (a.receipt_ns, a.key))
 
 
@@ -146,6 +151,8 @@ class Player:
         self.seen: set[tuple[Modality, int]] = set()
         self.believed: dict[Modality, int] = {}
         self.newest: dict[Modality, int] = {}
+        self.withheld = dict.fromkeys(self.configs, False)
+        """whether the last believable message was withheld"""
         self.intervals: dict[Modality, list[int]] = {m: [] for m in self.configs}
 
     def play(self, arrivals: Sequence[Arrival], until_ns: int | None = None) -> list[Output]:
@@ -176,11 +183,16 @@ class Player:
         message = (key, stamp, arrival.receipt_ns)
         before = dict(self.in_buffer[key])
         self.in_buffer[key][stamp] = message
-        sets = self.sync.add(key, stamp, message, arrival.receipt_ns)
+        if arrival.usable:
+            sets = self.sync.add(key, stamp, message, arrival.receipt_ns)
+        else:
+            sets = self.sync.withhold(key, stamp, arrival.receipt_ns)
         if self._refused:
-            # An accepted twin keeps its place.
+            # An accepted twin keeps its place, a withheld one has none.
             if stamp in before:
                 self.in_buffer[key][stamp] = before[stamp]
+            else:
+                self.in_buffer[key].pop(stamp, None)
         else:
             self.delivered[key, stamp] = arrival.receipt_ns
         if self.sync.epoch != epoch:
@@ -195,7 +207,9 @@ class Player:
         # another: neither is kept, so that a bounded memory cannot know. A lying stamp may repeat
         # one that was used as long ago.
         new = not self.believable or (key, stamp) not in self.seen
-        if self._refused is DropReason.TOO_OLD or (self._refused is None and new):
+        read = self._refused in (DropReason.TOO_OLD, DropReason.BAD_CONTENT)
+        if read or (self._refused is None and new):
+            self.withheld[key] = self._refused is DropReason.BAD_CONTENT
             self.seen.add((key, stamp))
             self.believed[key] = arrival.receipt_ns
             newest = self.newest.get(key, stamp)
@@ -263,9 +277,6 @@ class Player:
             status = self.sync.status(now_ns)
             pace = self._recent_period_ns(live[0])
             hushed = [m for m in live if m is not matched.anchor and self._hushed(m, now_ns)]
-            if live[0] in hushed:
-                self._check_stand_in(matched.anchor, live, now_ns)
-                return
             slow = status[live[0]].impairment is Impairment.SLOW
             able = [
                 m
@@ -277,7 +288,11 @@ class Player:
                     and not (slow and not self._period_ns(m) < pace)
                 )
             ]
-            assert matched.anchor is able[0]
+            # A slow one that is hushed as well may give way for either.
+            if live[0] in hushed and not (slow and matched.anchor is able[0]):
+                self._check_stand_in(matched.anchor, live, now_ns)
+            else:
+                assert matched.anchor is able[0]
 
     def _period_ns(self, key: Modality) -> float:
         """What the stream's last stamps say, else what it is expected to do; infinite if unknown."""
@@ -303,7 +318,10 @@ class Player:
         assert anchor in well or all(self._hushed(m, now_ns) for m in well)
 
     def _hushed(self, key: Modality, now_ns: int) -> bool:
-        """Whether the stream may count as overdue: silent for 2.5 of its periods, once it has some."""
+        """Whether the stream may leave the lead: its last message was withheld, or it was silent for 2.5 of
+        its periods, once it has some."""
+        if self.withheld[key]:
+            return True
         if len(self.intervals[key]) < 3:
             return False
         return now_ns - self.believed[key] >= 2.5 * self._period_ns(key) - 1

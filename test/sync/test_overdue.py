@@ -1,4 +1,4 @@
-"""An anchor that says nothing when it should: another leads meanwhile, and only then."""
+"""An anchor that says nothing when it should, or nothing of use: another leads meanwhile, and only then."""
 
 from __future__ import annotations
 
@@ -181,3 +181,53 @@ def test_packets_of_no_period_are_never_overdue():
     player = Player(rig_config(), max_wait_s=0.1, priority=priority)
     outputs = [o for o in player.play(arrivals) if 52 < o.now_ns / S < 59.8]
     assert {o.matched.anchor for o in outputs} == {Modality.EVENT}
+
+
+def withheld(keys, start_s, end_s, every=1):
+    """Messages of some streams show that they must not be used, all or some of them."""
+    seen = dict.fromkeys(keys, 0)
+
+    def change(arrival):
+        if arrival.key not in seen or not start_s <= arrival.receipt_ns / S - 50 < end_s:
+            return arrival
+        seen[arrival.key] += 1
+        return replace(arrival, usable=seen[arrival.key] % every != 0)
+
+    return change
+
+
+@pytest.mark.parametrize("bad", CUTS, ids=subset_name)
+def test_messages_that_must_not_be_used_cost_no_output(bad):
+    outputs = played(change=withheld(bad, 4.0, 7.0), timeout_s=2.0)
+    assert longest_gap_s(outputs) < 0.18
+    meanwhile = [o for o in outputs if 54.2 < o.now_ns / S < 57]
+    assert all(o.matched.anchor not in bad for o in meanwhile)
+    if CAMERA in bad:
+        assert {o.matched.anchor for o in outputs if o not in meanwhile} >= {CAMERA}
+        assert outputs[-1].matched.anchor is CAMERA
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_where_only_some_must_not_be_used_others_lead_in_their_place(every):
+    outputs = played(change=withheld([CAMERA], 4.0, 7.0, every))
+    assert longest_gap_s(outputs) < 0.15
+    meanwhile = [o.matched.anchor for o in outputs if 54 < o.now_ns / S < 57]
+    assert len(meanwhile) == 30
+    assert meanwhile.count(CAMERA) == 30 - 30 // every
+    assert set(meanwhile) == {CAMERA, Modality.DEPTH}
+
+
+def test_what_the_anchor_said_before_is_still_given_out():
+    """A set of it that waits for a late stream is not lost by what its next message is."""
+    rig = {CAMERA: Sensor(50, 0, 1), Modality.DEPTH: Sensor(50, 0, 70)}
+    config = {m: c for m, c in rig_config().items() if m in rig}
+    arrivals = make_arrivals(rig, 6.0)
+    bad = [
+        replace(a, usable=not (a.key is CAMERA and 54 < a.receipt_ns / S < 55)) for a in arrivals
+    ]
+    player = Player(config, max_wait_s=0.1, priority=tuple(rig))
+    outputs = player.play(bad)
+    good = {
+        a.stamp_ns for a in bad if a.key is CAMERA and a.usable and 52 < a.receipt_ns / S < 55.8
+    }
+    assert good <= {o.matched.stamp_ns for o in outputs if o.matched.anchor is CAMERA}

@@ -23,6 +23,7 @@ sensors = st.builds(
     loss=st.sampled_from([0.0, 0.1, 0.5]),
     duplicates=st.sampled_from([0.0, 0.2]),
     stragglers=st.sampled_from([0.0, 0.1, 0.4]),
+    unusable=st.sampled_from([0.0, 0.0, 0.1, 0.6, 1.0]),
 )
 
 configs = st.builds(
