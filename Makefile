@@ -49,7 +49,7 @@ lint: $(VENV)/.development
 	@$(BIN)/mypy
 
 test: $(VENV)/.development renderer lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 street: $(VENV)/.development renderer
 	@$(BIN)/python -m training.simulation dataset --out data/street

@@ -68,7 +68,15 @@ setup(
         "tensorrt": ["tensorrt>=10", "pycuda", "onnx>=1.17", *CPU],
         "training": TRAINING,
         "simulation": SIMULATION,
-        "dev": ["pytest>=8", "pytest-timeout", "hypothesis", "onnx>=1.17", "ruff", "mypy"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "onnx>=1.17",
+            "ruff",
+            "mypy",
+        ],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

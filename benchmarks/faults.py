@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import math
+import statistics
 import sys
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -180,19 +181,25 @@ def write_long_bag(path: Path, duration_s: float) -> Path:
     ):
         wanted = [c for c in reader.connections if c.topic in (*TOPICS.values(), CLOCK_TOPIC)]
         outs = {c.topic: writer.add_connection(c.topic, c.msgtype, typestore=store) for c in wanted}
-        recorded = [(c, t, bytes(d)) for c, t, d in reader.messages(wanted)]
+        recorded = []
+        for connection, log_time, data in reader.messages(wanted):
+            message = store.deserialize_cdr(bytes(data), connection.msgtype)
+            recorded.append((connection, log_time, stamp_ns(message.header.stamp), message))
         start = reader.start_time
-        # The drive's length, made whole periods of its sensors.
-        length_ns = math.ceil(reader.duration / 2e8) * 200_000_000
+        # Whole periods of the camera, so that a lap follows the other without a pause.
+        pictures = [stamp for c, _, stamp, _ in recorded if c.topic == TOPICS[Modality.CAMERA]]
+        period_ns = round(statistics.median(b - a for a, b in pairwise(pictures)) / 1e6) * 1_000_000
+        length_ns = len(pictures) * period_ns
+        first: dict[str, int] = {}
         for lap in range(math.ceil(duration_s * 1e9 / length_ns)):
             shift = lap * length_ns
-            for connection, log_time, data in recorded:
+            for connection, log_time, stamp, message in recorded:
                 if log_time - start + shift > duration_s * 1e9:
                     break
-                message = store.deserialize_cdr(data, connection.msgtype)
-                stamp = message.header.stamp
-                total = stamp.sec * 10**9 + stamp.nanosec + shift
-                stamp.sec, stamp.nanosec = divmod(total, 10**9)
+                if stamp >= first.setdefault(connection.topic, stamp) + length_ns:
+                    continue  # the next lap has these: stamps must not jump back
+                one = message.header.stamp
+                one.sec, one.nanosec = divmod(stamp + shift, 10**9)
                 out = bytes(store.serialize_cdr(message, connection.msgtype))
                 writer.write(outs[connection.topic], log_time + shift, out)
     return path
@@ -421,7 +428,7 @@ def judge(run: Run, row: Row) -> dict[str, Any]:
     after = [o for o in run.outputs if end_s <= o.received_s < end_s + PAUSE_S]
     around = [o for o in run.outputs if begin_s - 0.5 <= o.received_s < end_s + 1.0]
     marks = [o.received_s for o in around]
-    gap_s = max((b - a for a, b in itertools.pairwise(marks)), default=math.inf)
+    gap_s = max((b - a for a, b in pairwise(marks)), default=math.inf)
     bad = [
         o.received_s for o in (*during, *after) if any(messages.used_bad(m, o) for m in MODALITIES)
     ]
@@ -551,8 +558,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="camera, depth, event, lidar, combinations")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE, help="the table goes between its marks")
-    parser.add_argument("--keep", type=Path, help="folder for logs (default: none)")
+    parser.add_argument("--keep", type=Path, help="empty folder for logs (default: none)")
     options = parser.parse_args()
+    if options.keep and options.keep.is_dir() and any(options.keep.iterdir()):
+        parser.error(f"--keep: {options.keep} is not empty")
     configure_transport()
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory(prefix="anyseg-faults-") as temporary:

@@ -1,13 +1,15 @@
 """Fixtures that more than one room's tests use."""
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tiny_model import write_tiny_model
 
 # The same examples on every machine, so that a change is judged by what it changed. New ones are found
 # with: pytest --hypothesis-profile=explore test/sync (some minutes).
-settings.register_profile("reproducible", derandomize=True)
-settings.register_profile("explore", max_examples=2000, print_blob=True)
+# Neither is a test of how fast a busy machine is.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("reproducible", PATIENT, derandomize=True)
+settings.register_profile("explore", PATIENT, max_examples=2000, print_blob=True)
 settings.load_profile("reproducible")
 
 

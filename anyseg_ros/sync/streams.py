@@ -208,7 +208,7 @@ class Stream:
         self.accepted_ns: int | None = None
         self.quarantine_reason: str | None = None
         self.withheld = False
-        """whether the last message must not be used, or could not be read"""
+        """whether the last message must not be used, for its content or its stamp, or could not be read"""
         self._receipts: deque[int] = deque(maxlen=WINDOW)
         self._silence: tuple[int, int, int] | None = None
         self._intervals: deque[int] = deque(maxlen=WINDOW)

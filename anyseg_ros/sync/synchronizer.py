@@ -430,6 +430,7 @@ class Synchronizer(Generic[K]):
             if not self._time_jumped(stream, now_ns) and not (
                 count >= CONFIRMATIONS and self._found_its_time(key, stream, others)
             ):
+                stream.withheld = True
                 self._reject(key, stamp_ns, reason)
                 return
         elif not stream.clear_suspicion():
@@ -577,7 +578,7 @@ class Synchronizer(Generic[K]):
         return self._last_output_ns is None or newest.stamp_ns > self._last_output_ns
 
     def _is_hushed(self, key: K, now_ns: int) -> bool:
-        """Whether a live stream says nothing of use: its last message was withheld, or the next is overdue.
+        """Whether a live stream says nothing of use: its last message was bad, or the next is overdue.
 
         Nothing else tells of a dead sensor before its timeout, or of a blind one before its quarantine.
         """

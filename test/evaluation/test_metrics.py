@@ -55,7 +55,7 @@ def test_contradicting_images_are_refused():
         matrix([7], [0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_confusion_agrees_with_torchmetrics(seed):
     import torch

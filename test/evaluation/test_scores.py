@@ -55,7 +55,7 @@ def slow_f1(predicted, truth, classes, reach):
     return result
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.06, 0.13, 0.2]))
 def test_boundary_f1_follows_its_definition(seed, tolerance):
     random = np.random.default_rng(seed)
@@ -91,7 +91,6 @@ def test_the_border_of_what_is_not_labelled_is_no_outline():
 # --- contributions ----------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=15, max_size=15))
 def test_shapley_values_are_the_mean_gain_over_all_orders(worth):
     value = dict(zip(all_subsets(), worth, strict=True))

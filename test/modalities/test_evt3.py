@@ -73,7 +73,7 @@ word = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(word, max_size=40), max_size=6))
 def test_any_stream_cut_anywhere_decodes_as_word_by_word(packets):
     fast, slow = Evt3Decoder(), WordByWord()

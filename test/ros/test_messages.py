@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import rig
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 
@@ -559,7 +559,7 @@ def test_random_damage_is_decoded_or_refused_never_anything_else(number):
     assert refused > 20
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.sampled_from(["jpeg", "png", "16UC1; compressedDepth png"]))
 def test_random_bytes_are_no_picture(data, format_):
     message = compressed(data, format_)

@@ -217,6 +217,19 @@ def test_where_only_some_must_not_be_used_others_lead_in_their_place(every):
     assert set(meanwhile) == {CAMERA, Modality.DEPTH}
 
 
+@pytest.mark.parametrize("by_s", [-3.0, 3.0])
+def test_stamps_that_lie_cost_no_output(by_s):
+    def lying(arrival):
+        if arrival.key is not CAMERA or not 54 <= arrival.receipt_ns / S < 57:
+            return arrival
+        return replace(arrival, stamp_ns=arrival.stamp_ns + round(by_s * S))
+
+    player = Player(rig_config(), max_wait_s=0.1, believable=False)
+    outputs = player.play([lying(a) for a in make_arrivals(RIG, 10.0, seed=3)])
+    player.check_books()
+    assert longest_gap_s([o for o in outputs if 52 < o.now_ns / S < 59.8]) < 0.15
+
+
 def test_what_the_anchor_said_before_is_still_given_out():
     """A set of it that waits for a late stream is not lost by what its next message is."""
     rig = {CAMERA: Sensor(50, 0, 1), Modality.DEPTH: Sensor(50, 0, 70)}

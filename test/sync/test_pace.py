@@ -81,7 +81,7 @@ def test_a_slow_lone_stream_goes_on():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_lost_messages_are_no_slow_stream(seed):
     import random
 

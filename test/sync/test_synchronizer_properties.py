@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sync_reference import MS, RIG, Arrival, Player, S, Sensor, make_arrivals, rig_config
 
@@ -12,7 +12,7 @@ from anyseg_ros.modality import Modality
 from anyseg_ros.sync import StreamConfig
 
 EXAMPLES = 3 * settings.default.max_examples // 2
-MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=EXAMPLES)
 
 sensors = st.builds(
     Sensor,
@@ -136,7 +136,7 @@ def test_promises_hold_for_anything_at_all(steps, config, max_wait, buffer_size)
     player.check_books()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rigs, cuts, st.integers(0, 999))
 def test_same_calls_give_same_sets(rig, cut, seed):
     arrivals = make_arrivals(rig, 3.0, cut, seed)
