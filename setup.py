@@ -88,7 +88,6 @@ setup(
             f"segment = {PACKAGE}.ros.node:main",
             f"play_bag = {PACKAGE}.ros.bag_player:main",
             f"demo = {PACKAGE}.ros.demo:main",
-            f"evaluate_bag = {PACKAGE}.evaluation.evaluate_bag:main",
             f"anyseg-evaluate = {PACKAGE}.evaluation.evaluate_bag:main",
             f"score = {PACKAGE}.ros.score:main",
         ]

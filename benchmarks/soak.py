@@ -60,7 +60,6 @@ EVENT_SPAN_S = 0.04
 WARM_UP_SHARE = 0.2
 MAX_SLOPE_KB_PER_MIN = 100.0
 """At 70 messages a second this is less than 25 bytes a message."""
-MAX_RECOVERY_S = 1.0
 SAMPLE_S = 2.0
 
 

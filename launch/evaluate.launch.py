@@ -38,7 +38,9 @@ def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name: LaunchConfiguration(name).perform(context)
         for name in ("params_file", "calibration_file", "model", "use_sim_time")
     }
-    if not given["calibration_file"] and LaunchConfiguration("bag").perform(context) == DEMO_BAG:
+    plays = LaunchConfiguration("play").perform(context).lower() in ("true", "1")
+    shipped = plays and LaunchConfiguration("bag").perform(context) == DEMO_BAG
+    if not given["calibration_file"] and shipped:
         given["calibration_file"] = str(SHARE / "demo" / "calibration.yaml")
     return [
         IncludeLaunchDescription(
@@ -58,7 +60,7 @@ def generate_launch_description() -> LaunchDescription:
         ),
         "params_file": (
             str(SHARE / "config" / "demo.yaml"),
-            "The node's parameters: topics, types.",
+            "The node's parameters: topics, types; by default those of the shipped bag.",
         ),
         "model": ("", "Model folder or name; empty: the default."),
         "outages": (str(SHARE / "config" / "no_outages.yaml"), "Timetable of the outages."),

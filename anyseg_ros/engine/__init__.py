@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_engine(
-    model_dir: Path,
+    model_dir: Path | str,
     engine: str = "auto",
     threads: int = 0,
     say: Callable[[str], object] = _log.info,
@@ -65,6 +65,7 @@ def load_engine(
         EngineError: if there is no such engine, it is not installed, or ``auto`` finds none.
         ModelError: if the folder holds no valid model.
     """
+    model_dir = Path(model_dir)
     if not model_dir.is_dir():
         raise ModelError(f"no model folder {model_dir}")
     if engine != "auto":

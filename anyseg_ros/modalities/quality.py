@@ -34,7 +34,7 @@ from anyseg_ros.modality import Modality
 _ROWS = 32
 """Rows of a picture that are looked at."""
 _POINTS = 4096
-"""Points of a cloud and events of a packet that are looked at."""
+"""Points of a cloud and events of a packet that are looked at; clumping needs up to four times as many."""
 _DIRECTIONS = (120, 90)
 """Columns and rows of the whole sphere: 3 by 2 degrees."""
 _LEAST_SCATTER = 0.2

@@ -410,6 +410,15 @@ def main(args: Sequence[str] | None = None) -> int:
             ),
         )
         print(f"playing {len(player.topics)} topics, {player.duration_s:.1f} s", flush=True)
+        played = {sensor_of(topic, options.namespaces) for topic in player.topics}
+        for sensor in sorted({outage.sensor for outage in outages} - played):
+            prefix = options.namespaces[sensor]
+            print(
+                f"play_bag: no topic begins with {prefix}, so outages of {sensor.label} do nothing; name its "
+                f"topics with --sensor-namespace {sensor.label}=/...",
+                file=sys.stderr,
+                flush=True,
+            )
         try:
             player.play()
             print(

@@ -65,15 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Play a bag at the segmentation node over DDS, switch sensors off by a timetable, and "
             "write a report."
         ),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--bag", type=Path, help="rosbag2 folder (default: the shipped drive)")
-    parser.add_argument("--calibration", type=Path, help="rig calibration (default: the bag's)")
+    parser.add_argument(
+        "--calibration", type=Path, help="the rig's calibration; needed with another bag"
+    )
     parser.add_argument("--outages", type=Path, help="timetable (default: the shipped one)")
     parser.add_argument("--params", type=Path, help="node parameters (default: config/demo.yaml)")
     parser.add_argument("--model", default="", help="model folder, or name of a shipped model")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed of the bag")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the report")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed of the bag (default: 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        help="folder for the report (default: out/demo)",
+    )
     options = parser.parse_args(arguments)
     try:
         return run_demo(options)
@@ -87,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Play, record, score, report."""
+    if options.bag and not options.calibration:
+        raise DemoError(
+            f"{options.bag} is another rig's than the shipped drive: give its --calibration"
+        )
     bag = options.bag or find_resource("demo/street_drive")
     calibration_path = options.calibration or find_resource("demo/calibration.yaml")
     outages_path = options.outages or find_resource("config/demo_outages.yaml")

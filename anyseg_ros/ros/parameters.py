@@ -244,8 +244,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "calibration_file",
         "",
-        "YAML with grid, intrinsics and extrinsics. What it lacks comes from CameraInfo, <sensor>.extrinsics "
-        "and TF.",
+        "YAML with grid, intrinsics and extrinsics. <sensor>.extrinsics win over it; what neither says comes "
+        "from CameraInfo and TF.",
     ),
     ParameterSpec(
         "priority",

@@ -22,7 +22,6 @@ _USED_SHARE = 0.75
 class WorkerCounters:
     """What became of the sets that were handed in."""
 
-    segmented: int = 0
     overtaken: int = 0
     """Sets that a newer one replaced before the network was free."""
     unusable: int = 0
@@ -190,7 +189,6 @@ class SegmentationWorker:
             if reset:
                 self._pipeline.reset()
             result = self._pipeline.segment(matched)
-            self.counters.segmented += 1
             with self._condition:
                 for modality in result.used:
                     self._predictions[modality].note_use(matched.members[modality].stamp_ns)

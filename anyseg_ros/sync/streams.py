@@ -113,7 +113,7 @@ class StreamConfig:
     max_age_s: float
     """a message at most this much older than the anchor may be used when none matches"""
     expected_rate_hz: float | None = None
-    """used until the rate is learned; None: unknown"""
+    """what slow and fast are measured by, and the rate until one is learned; None: unknown"""
     windowed: bool = False
     """messages are packets that cover time and are stamped with the END of their coverage"""
     window_s: float = 0.1

@@ -1,5 +1,8 @@
 """A rig's calibration survives its file; a wrong file is refused by name."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -98,3 +101,19 @@ def test_an_unreadable_file_is_refused(tmp_path, content):
         path.write_text(content)
     with pytest.raises(CalibrationError, match=r"rig\.yaml"):
         load_calibration(path)
+
+
+def test_the_documented_file_loads_and_its_lidar_looks_ahead(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/node.md").read_text()
+    text = re.search(r"```yaml\n(grid:.*?)```", page, re.DOTALL)
+    assert text is not None
+    (tmp_path / "rig.yaml").write_text(text[1])
+    rig = load_calibration(tmp_path / "rig.yaml")
+    lidar = rig.sensors[Modality.LIDAR].grid_from_sensor
+    assert lidar is not None
+    ahead_left_up = np.array([[10.0, 2.0, 1.0]])
+    np.testing.assert_allclose(
+        lidar.apply(ahead_left_up) - lidar.translation, [[-2.0, -1.0, 10.0]], atol=1e-9
+    )
+    camera = rig.sensors[Modality.CAMERA].camera
+    assert camera is not None and camera.distorted

@@ -105,3 +105,23 @@ def test_faults_go_over_dds_as_the_timetable_says(tmp_path):
     arrivals = [t for t, _ in watcher.inputs[Modality.DEPTH]]
     pauses = [b - a for a, b in itertools.pairwise(arrivals)]
     assert max(pauses) > 0.8
+
+
+def test_an_outage_that_meets_no_topic_is_told(tmp_path):
+    bag = made_bag.write_bag(tmp_path / "drive", 0.5)
+    timetable = tmp_path / "outages.yaml"
+    timetable.write_text(
+        "outages:\n"
+        "  - {sensor: camera, from_s: 0.1, to_s: 0.2}\n"
+        "  - {sensor: lidar, from_s: 0.1, to_s: 0.2}\n"
+    )
+    with domain() as number:
+        player = Process.start(
+            "anyseg_ros.ros.bag_player",
+            [str(bag), "--outages", str(timetable), "--sensor-namespace", "camera=/front/"],
+            number,
+            tmp_path / "player.log",
+        )
+        assert player.process.wait(60) == 0, player.text()
+    assert "no topic begins with /front/, so outages of camera do nothing" in player.text()
+    assert "outages of lidar" not in player.text()
