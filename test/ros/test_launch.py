@@ -120,3 +120,29 @@ def test_rviz_follows_namespace_and_name():
     # What is not given is left to the launch around it.
     context.launch_configurations["use_sim_time"] = ""
     assert not module._rviz(context)._Node__parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "known"),
+    [
+        ("demo", {}, True),
+        ("demo", {"bag": "/data/my_drive"}, False),
+        ("evaluate", {}, True),
+        ("evaluate", {"bag": "/data/my_drive"}, False),
+        ("evaluate", {"play": "false"}, False),
+    ],
+)
+def test_only_the_shipped_bag_has_its_rig_without_being_told(name, given, known):
+    module = load(ROOT / "launch" / f"{name}.launch.py")
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument
+
+    context = LaunchContext()
+    for entity in module.generate_launch_description().entities:
+        if isinstance(entity, DeclareLaunchArgument):
+            entity.execute(context)
+    context.launch_configurations.update(given)
+    (include,) = module._node(context)
+    calibration = dict(include.launch_arguments)["calibration_file"]
+    assert calibration.endswith("demo/calibration.yaml") is known
+    assert known or not calibration
