@@ -467,7 +467,7 @@ class Synchronizer(Generic[K]):
         ):
             stream.adopt_suspected_time()
             self._discard(key, self._buffers[key].clear(), DropReason.EPOCH_ENDED)
-            return not (key == self._anchor and self._pending)
+            return True
         stream.distrust(others)
         return False
 
