@@ -1,13 +1,22 @@
 """Hysteresis, and what the monitor lets through to a synchronizer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sensor_scenes import lidar
+from sensor_scenes import events, lidar
 
-from anyseg_ros.health import HealthMonitor, HealthSettings, Hysteresis, HysteresisSettings
+from anyseg_ros.health import (
+    HealthMonitor,
+    HealthSettings,
+    Hysteresis,
+    HysteresisSettings,
+    Suspect,
+)
 from anyseg_ros.modalities import CameraFrame
+from anyseg_ros.modalities.quality import DEFAULT_LIMITS
 from anyseg_ros.modality import Modality
 from anyseg_ros.sync import DropReason, StreamConfig, StreamState, Synchronizer
 
@@ -226,6 +235,78 @@ def test_a_reset_forgets_quarantines():
         rig.step(BLACK)
     rig.monitor.reset()
     assert rig.step() is StreamState.LIVE
+
+
+def test_a_reset_forgets_what_messages_showed_and_who_was_watched():
+    """A bag that is started again sends the same stamps and pictures."""
+    rig = Rig()
+    first, again = rig.picture(), rig.picture()
+    rig.step(BLACK)
+    rig.step(first)
+    rig.monitor.accuse_only({Modality.LIDAR: "departs"})
+    rig.monitor._watched[Modality.LIDAR].suspect = Suspect(1, lidar())
+    rig.monitor.reset()
+    rig.sync.reset()
+    rig.tick = 0
+    assert rig.monitor.suspects() == {}
+    rig.step(again)  # at the black one's stamp
+    rig.step(first)  # not frozen: the time before does not count
+    assert rig.uses(again) == 1 and rig.uses(first) == 2
+    assert rig.monitor.health[Modality.CAMERA].withheld == 1
+
+
+def test_other_limits_take_effect_while_it_runs():
+    rig = Rig()
+    rig.step()
+    never = replace(DEFAULT_LIMITS[Modality.CAMERA], black_level=0, flat_contrast=0, frozen_share=0)
+    rig.monitor.configure(HealthSettings(limits={**DEFAULT_LIMITS, Modality.CAMERA: never}))
+    rig.step(BLACK)
+    assert rig.uses(BLACK) == 1
+    rig.monitor.configure(
+        HealthSettings(hysteresis=HysteresisSettings(bad_count=5, bad_time_s=9.0))
+    )
+    states = [rig.step(BLACK) for _ in range(6)]
+    assert states == [StreamState.LIVE] * 4 + [StreamState.QUARANTINED] * 2
+
+
+def test_switched_off_it_does_not_quarantine_for_messages_that_cannot_be_decoded():
+    rig = Rig(HealthSettings(enabled=False))
+    for _ in range(5):
+        rig.step()
+    for _ in range(4):
+        assert rig.step(refused="cut short") is StreamState.LIVE
+
+
+def test_a_second_reason_is_no_second_quarantine():
+    rig = Rig()
+    rig.step()
+    for source in ("operator", "consistency"):
+        rig.monitor.accuse(Modality.CAMERA, source, "departs")
+    assert rig.monitor.health[Modality.CAMERA].quarantines == 1
+
+
+def test_bad_messages_before_the_clock_was_set_back_count_no_time():
+    hysteresis = Hysteresis(HysteresisSettings(bad_count=10, bad_time_s=0.5))
+    assert not hysteresis.note(True, 100 * PERIOD)
+    assert not any(hysteresis.note(True, now * PERIOD) for now in range(5))
+    assert hysteresis.note(True, 5 * PERIOD)
+
+
+def test_of_an_accused_event_camera_the_last_packets_are_watched():
+    rigged = (Modality.CAMERA, Modality.EVENT, Modality.LIDAR)
+    sync = Synchronizer(dict.fromkeys(rigged, StreamConfig(0.5, 0.06, 0.25)), list(rigged), 0.05)
+    monitor = HealthMonitor(sync, rigged, HealthSettings(enabled=False))
+    rig = Rig()
+    for i in range(1, 20):
+        now = i * PERIOD // 2
+        monitor.add(Modality.CAMERA, now, rig.picture(), now)
+        monitor.add(Modality.LIDAR, now, lidar(), now)
+        monitor.add(Modality.EVENT, now, events(50, now), now)
+        if i == 5:
+            monitor.accuse_only({Modality.EVENT: "departs"})
+    # Those that end within the last 0.2 s, oldest first.
+    watched = monitor.suspects()[Modality.EVENT].message
+    assert [packet.stamp_ns[-1] // MS for packet in watched] == [800, 850, 900, 950]
 
 
 def test_an_accused_stream_is_watched_while_two_others_can_accuse_it():

@@ -359,6 +359,20 @@ def test_an_anchor_that_cannot_be_used_is_replaced_by_what_the_budget_left_out(e
     assert result.skipped == {Modality.CAMERA: "cut short"}
 
 
+def test_the_first_of_those_that_the_budget_left_out_takes_the_anchors_place(engine):
+    def broken():
+        raise ModalityError("cut short")
+
+    pipeline = Pipeline(engine, rig(*MODALITIES), latency_budget_s=1e-6)
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    scan = LidarScan(np.array([[0, 0, 5]], np.float32), np.zeros(1, np.float32))
+    for stamp in (1000, 2000, 3000):
+        members = {"depth": (stamp, depth), "lidar": (stamp, scan)}
+        camera = gray(stamp % 200) if stamp < 3000 else broken
+        result = pipeline.segment(matched(stamp, camera=(stamp, camera), **members))
+    assert result.used == (Modality.DEPTH,) and result.shed == (Modality.LIDAR,)
+
+
 def test_a_sensor_without_calibration_is_skipped_by_name_but_the_camera_is_the_grids(engine):
     pipeline = Pipeline(engine, rig())
     scan = LidarScan(np.zeros((1, 3), np.float32), np.zeros(1, np.float32))
@@ -415,6 +429,54 @@ def test_a_sensor_that_joins_costs_the_others_nothing(engine):
     # Another grid is another view for all of them.
     pipeline.recalibrate(rig(Modality.CAMERA, grid=CameraModel.from_fov(128, 64, 60)))
     assert pipeline._builders[Modality.CAMERA] is not before[Modality.CAMERA]
+
+
+def test_other_intrinsics_of_a_sensor_take_effect(engine):
+    """A driver that switches its mode sends another CameraInfo of the same sensor in the same place."""
+    narrow = rig(*MODALITIES)
+    narrow.sensors[Modality.DEPTH] = SensorCalibration(
+        "optical", RigidTransform.identity(), CameraModel.from_fov(128, 64, 40)
+    )
+    depth = {"depth": (990, DepthFrame(np.full((64, 128), 5.0, np.float32)))}
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    wide = pipeline.segment(matched(1000, **depth)).images[Modality.DEPTH]
+    pipeline.recalibrate(narrow)
+    held = pipeline.segment(matched(2000, **depth)).images[Modality.DEPTH]
+    fresh = Pipeline(engine, narrow).segment(matched(2000, **depth)).images[Modality.DEPTH]
+    assert wide.all() and not held.all()
+    np.testing.assert_array_equal(held, fresh)
+
+
+def test_a_reset_forgets_what_was_encoded(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    camera, depth = gray(10), DepthFrame(np.full((64, 128), 5.0, np.float32))
+    pipeline.segment(matched(1000, camera=(1000, camera)))
+    pipeline.prepare(Modality.DEPTH, depth, 1000, 0)
+    pipeline.reset()
+    engine.encoded.clear()
+    result = pipeline.segment(matched(1000, camera=(1000, camera), depth=(1000, depth)))
+    assert engine.encoded == [["camera", "depth"]] and result.timings.early_s == 0
+
+
+def test_what_was_prepared_counts_for_one_set_only(engine):
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    depth = DepthFrame(np.full((64, 128), 5.0, np.float32))
+    pipeline.prepare(Modality.DEPTH, depth, 990, 0)
+    early = [
+        pipeline.segment(matched(stamp, depth=(990, depth))).timings.early_s > 0
+        for stamp in (1000, 1100)
+    ]
+    assert early == [True, False]
+
+
+def test_an_image_begun_for_another_end_of_the_events_window_is_not_used(engine):
+    """A set's stamp cuts the packets, and the next set may hold the same ones."""
+    pipeline = Pipeline(engine, rig(*MODALITIES))
+    packets = (packet(10_000_000), packet(90_000_000))
+    for end, seen in ((50_000_000, 1), (100_000_000, 2)):
+        pipeline.start_building(Modality.EVENT, packets, 100_000_000 + 50_000_000 - end, 0)
+        image = pipeline.segment(matched(end, event=(end, packets))).images[Modality.EVENT]
+        assert image[4, 3, 0] == round(128 + seen * 127 / 4)
 
 
 def test_a_model_of_one_graph_serves_as_well(tmp_path):

@@ -57,6 +57,9 @@ def test_slots_follow_the_card():
     images, present = fill_slots(slot_features(pictures(7), np.array([3])), card)
     assert present.tolist() == [False, True]
     assert not images[0].any() and (images[1] == 7).all()
+    images, present = fill_slots(slot_features(pictures(5), np.array([1])), card)
+    assert present.tolist() == [True, False]
+    assert (images[0] == 5).all() and not images[1].any()
     with pytest.raises(ValueError, match="not trained on camera"):
         fill_slots(slot_features(pictures(7), np.array([0])), card)
     with pytest.raises(ValueError, match="two images of depth"):

@@ -82,6 +82,16 @@ def test_calibration_error_by_hand():
     assert math.isnan(Calibration(2).ece())
 
 
+def test_full_confidence_is_in_the_last_bin():
+    calibration = Calibration(2)
+    calibration.add(
+        np.array([1, 1], np.uint8), np.array([255, 243], np.uint8), np.array([1, 0], np.uint8)
+    )
+    (last,) = calibration.bins(15)
+    assert (last.pixels, last.accuracy) == (2, 0.5)
+    assert last.confidence == pytest.approx((255 + 243) / 510)
+
+
 def test_labels_that_are_no_class_count_for_nothing():
     calibration, confusion = Calibration(4), ConfusionMatrix(4)
     predicted, sure = np.ones(8, np.uint8), np.full(8, 255, np.uint8)

@@ -67,6 +67,27 @@ def test_reaction_times_run_from_the_cut_and_the_return(run):
     assert math.isnan(reactions(never)[0].used_again_s)
 
 
+def test_a_return_lasts_until_the_next_cut():
+    """Used again only after the second outage: that is not how the first return was taken."""
+    outages = [Outage(CAMERA, 1.0, 2.0), Outage(CAMERA, 2.1, 2.5)]
+    outputs = [output(0.5, ALL), output(1.5, BLIND), output(2.6, ALL)]
+    first, second = reactions(
+        OutageRun(3.0, outages, ALL, outputs, {}, dict.fromkeys(Modality, 0.3))
+    )
+    assert math.isnan(first.used_again_s) and second.used_again_s == pytest.approx(0.1)
+
+
+def test_latencies_and_masks_of_another_size():
+    outputs = [output(0.1 * i, ALL, latency_s=0.01 * i) for i in range(21)]
+    truth = {o.stamp_s: labels(0)[:8] for o in outputs}
+    (only,) = score_stretches(
+        OutageRun(3.0, [], ALL, outputs, truth, dict.fromkeys(Modality, 0.3)), CITYSCAPES_19
+    )
+    assert only.latency_median_ms == pytest.approx(100)
+    assert only.latency_p95_ms == pytest.approx(190)
+    assert only.outputs == 21 and only.scored == 0 and math.isnan(only.miou)
+
+
 def test_a_silent_stretch_has_no_score_and_its_whole_length_as_gap(run):
     silent = OutageRun(
         3.0, run.outages, ALL, [o for o in run.outputs if o.received_s < 1], {}, run.timeouts_s

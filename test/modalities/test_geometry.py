@@ -16,6 +16,7 @@ def test_quaternions_survive_a_round_trip(q):
     expected = np.array(q) / np.linalg.norm(q)
     got = RigidTransform.from_quaternion(q, [0, 0, 0]).quaternion_xyzw
     assert min(np.abs(got - expected).max(), np.abs(got + expected).max()) < 1e-6
+    assert got[3] >= 0
 
 
 def test_a_transform_times_its_inverse_is_nothing():
@@ -88,6 +89,23 @@ def test_letterbox_keeps_the_aspect_and_stays_on_the_canvas(sw, sh, w, h):
     assert int((canvas == 7).sum()) == box.content_width * box.content_height
     restored = box.restore(canvas)
     assert restored.shape == (sh, sw) and (restored == 7).all()
+
+
+def test_a_mask_that_is_scaled_back_holds_no_class_between_two():
+    box = Letterbox.fit(300, 200, 64, 64)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 10
+    restored = box.restore(mask)
+    assert restored.shape == (200, 300) and set(np.unique(restored)) == {0, 10}
+    assert (restored[:, :149] == 0).all() and (restored[:, 151:] == 10).all()
+
+
+def test_an_ideal_camera_looks_through_the_middle_of_its_picture():
+    camera = CameraModel.from_fov(128, 64, 90)
+    rays = camera.rays()
+    np.testing.assert_allclose(rays[..., :2], -rays[::-1, ::-1, :2], atol=1e-6)
+    # The edges of the outermost pixels see 45 degrees.
+    np.testing.assert_allclose(camera.project(np.array([[1.0, 0, 1]])), [[127.5, 31.5]])
 
 
 def test_letterbox_intrinsics_point_at_the_same_thing():

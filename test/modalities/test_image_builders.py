@@ -88,11 +88,64 @@ def test_distortion_is_removed():
     assert np.abs(image[..., 0].astype(float) - expected)[centre].max() < 3
 
 
+def turned(degrees):
+    """A sensor in the grid's place that looks so far to the right."""
+    half = math.radians(degrees) / 2
+    return RigidTransform.from_quaternion([0, math.sin(half), 0, math.cos(half)], [0, 0, 0])
+
+
+@pytest.mark.parametrize("modality", [Modality.CAMERA, Modality.EVENT])
+@pytest.mark.parametrize("degrees", [-12, 12])
+def test_what_a_turned_sensor_sees_ahead_lies_beside_the_middle(modality, degrees):
+    picture = np.zeros((64, 128, 3), np.uint8)
+    picture[30:34, 62:66] = 255
+    sensor = SensorCalibration("turned", turned(degrees), CAMERA)
+    spec = COUNTS if modality is Modality.EVENT else None
+    image = builder(modality, sensor, spec).build(CameraFrame(picture), 0)
+    rows, columns = np.nonzero(image[..., 0] > 128)
+    ahead = CAMERA.cx + CAMERA.fx * math.tan(math.radians(degrees))
+    assert abs(columns.mean() - ahead) < 1 and abs(rows.mean() - 31.5) < 1
+
+
+@pytest.mark.parametrize("degrees", [0, 1])
+def test_a_finer_picture_is_averaged_not_sampled(degrees):
+    sensor = SensorCalibration("c", turned(degrees), CAMERA.resized(512, 256))
+    stripes = np.zeros((256, 512, 3), np.uint8)
+    stripes[:, ::4] = 255
+    image = builder(Modality.CAMERA, sensor).build(CameraFrame(stripes), 0)[8:-8, 8:-8]
+    assert image.max() < 128 and image.mean() == pytest.approx(64, abs=4)
+
+
+def test_nothing_is_shown_beyond_what_a_lens_sees():
+    """Where its polynomial folds back, rays from far outside would land in the picture."""
+    lens = CameraModel(128, 64, 110, 110, 63.5, 31.5, "plumb_bob", (-0.3, 0, 0, 0, 0))
+    grid = SegmentationGrid.create(CameraModel.from_fov(128, 64, 120), "optical", 128, 64)
+    white = CameraFrame(np.full((64, 128, 3), 255, np.uint8))
+    image = builder(Modality.CAMERA, SensorCalibration("c", camera=lens), grid=grid).build(white, 0)
+    aside = np.abs(grid.input_camera.rays()[..., 0])
+    assert image[32, 64].all() and not image[aside > 0.9].any()
+
+
+def test_a_view_wider_than_the_grid_stays_out_of_the_letterboxs_border():
+    grid = SegmentationGrid.create(CameraModel.from_fov(64, 64, 60), "optical", 128, 64)
+    white = CameraFrame(np.full((64, 128, 3), 255, np.uint8))
+    sensor = SensorCalibration("wide", turned(1), CameraModel.from_fov(128, 64, 120))
+    image = builder(Modality.CAMERA, sensor, grid=grid).build(white, 0)
+    assert image[:, 32:96].all() and not image[:, :32].any() and not image[:, 96:].any()
+
+
+def test_a_driver_that_changes_its_size_for_ever_does_not_fill_memory():
+    built = builder(Modality.CAMERA, SensorCalibration("c", camera=CAMERA))
+    for scale in range(1, 12):
+        built.build(CameraFrame(np.zeros((32 * scale, 64 * scale, 3), np.uint8)), 0)
+    assert len(built._builder._warp._warps) <= 4
+
+
 def test_a_scaled_image_is_accepted_and_another_aspect_refused():
     built = builder(Modality.CAMERA, SensorCalibration("c", camera=CAMERA))
     assert built.build(CameraFrame(np.full((32, 64, 3), 5, np.uint8)), 0).shape == (64, 128, 3)
     with pytest.raises(ModalityError, match="another aspect ratio"):
-        built.build(CameraFrame(np.zeros((64, 64, 3), np.uint8)), 0)
+        built.build(CameraFrame(np.zeros((62, 128, 3), np.uint8)), 0)
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (64, 128, 4), (0, 128, 3)])
@@ -128,6 +181,35 @@ def test_minmax_counts_pixels_without_depth_as_zero():
     depth[0, 0] = 0.0  # the least value now
     image = built.build(DepthFrame(depth), 0)
     assert image[0, 0, 0] == 0 and image[0, 1, 0] == int(1.5 + 254 / 2) and image[40, 0, 0] == 255
+
+
+def test_minmax_does_not_count_the_letterboxs_border():
+    grid = SegmentationGrid.create(CameraModel.from_fov(64, 64, 60), "optical", 128, 64)
+    depth = np.full((64, 64), 5.0, np.float32)
+    depth[32:] = 10.0
+    image = builder(Modality.DEPTH, spec=EncodingSpec("minmax"), grid=grid).build(
+        DepthFrame(depth), 0
+    )
+    assert (image[:32, 32:96] == 1).all() and (image[32:, 32:96] == 255).all()
+    assert not image[:, :32].any()
+
+
+def test_no_depth_is_made_up_between_a_near_thing_and_a_far_one():
+    depth = np.full((32, 64), 2.0, np.float32)
+    depth[:, 32:] = 40.0
+    image = builder(Modality.DEPTH).build(DepthFrame(depth), 0)
+    assert set(np.unique(image[..., 0])) == set(inverse_log(np.array([2.0, 40.0]), 1.0, 80.0))
+
+
+def test_depth_of_another_size_is_moved_by_its_own_parallax():
+    place = RigidTransform(np.eye(3), np.array([0.5, 0, 0]))
+    built = builder(Modality.DEPTH, SensorCalibration("depth", place, CAMERA))
+    for scale in (1, 2, 1):
+        depth = np.full((64 * scale, 128 * scale), 5.0, np.float32)
+        fresh = builder(Modality.DEPTH, SensorCalibration("depth", place, CAMERA))
+        expected = fresh.build(DepthFrame(depth), 0)
+        assert (built.build(DepthFrame(depth), 0) == expected).all()
+        assert (expected[4:-4, 16:-4] > 0).all()
 
 
 def test_height_is_measured_against_the_optical_centre():
@@ -199,6 +281,15 @@ def test_reprojection_onto_a_finer_grid_leaves_no_holes():
     assert (image[4:-4, 4:-4] > 0).all()
 
 
+def test_pixels_that_are_not_square_leave_no_holes():
+    flat = CAMERA.resized(128, 16)
+    sensor = SensorCalibration("d", RigidTransform(np.eye(3), np.array([0.01, 0, 0])), flat)
+    image = builder(Modality.DEPTH, sensor).build(
+        DepthFrame(np.full((16, 128), 9.0, np.float32)), 0
+    )
+    assert (image[4:-4, 4:-4] > 0).all()
+
+
 # --- LiDAR
 
 
@@ -232,6 +323,12 @@ def test_points_behind_beside_and_not_finite_are_left_out():
     assert not image.any()
     empty = LidarScan(np.empty((0, 3), np.float32), np.empty(0, np.float32))
     assert not builder(Modality.LIDAR, lidar_sensor()).build(empty, 0).any()
+
+
+def test_a_point_right_before_the_sensor_is_drawn():
+    point = LidarScan(np.array([[0.5, 0, 0]], np.float32), np.ones(1, np.float32))
+    image = builder(Modality.LIDAR, lidar_sensor()).build(point, 0)
+    assert image[31:33, 63:65, 0].max() == 255
 
 
 def test_contradicting_lidar_arrays_are_refused():
@@ -322,6 +419,14 @@ def test_a_rendered_event_image_is_taken_as_it_is():
     built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), COUNTS)
     picture = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     assert (built.build(CameraFrame(picture), 0) == picture).all()
+
+
+def test_a_rendered_event_image_is_not_written_to():
+    spec = EncodingSpec("polarity_counts_elevation")
+    built = builder(Modality.EVENT, SensorCalibration("event", camera=CAMERA), spec)
+    picture = np.full((64, 128, 3), 7, np.uint8)
+    assert built.build(CameraFrame(picture), 0)[..., 1].max() > 7
+    assert (picture == 7).all()
 
 
 def test_elevation_fills_the_plane_between_the_counts():

@@ -64,6 +64,15 @@ def test_a_dark_or_bright_picture_that_shows_something_is_believed(gain):
     assert found(Modality.CAMERA, camera(gain=gain)) is None
 
 
+def test_a_night_with_a_few_lamps_and_a_bright_day_are_believed():
+    night = RANDOM.integers(0, 4, (240, 320, 3)).astype(np.uint8)
+    night[:, 100:106] = 200  # 2 % of the picture
+    assert found(Modality.CAMERA, CameraFrame(night)) is None
+    day = np.clip(camera().image, 246, 249)
+    day[:, :20] = 200  # a shadow
+    assert found(Modality.CAMERA, CameraFrame(day)) is None
+
+
 @pytest.mark.parametrize(
     ("depth_m", "fault"),
     [
@@ -186,11 +195,12 @@ def test_a_repeated_message_is_frozen_and_a_new_one_is_not(modality):
     assert checker.check(HEALTHY[modality]()) is None
 
 
-def test_a_ring_of_two_buffers_is_frozen():
+@pytest.mark.parametrize("buffers", [2, 4])
+def test_a_ring_of_buffers_is_frozen(buffers):
     checker = QualityChecker(Modality.CAMERA)
-    ring = [camera(), camera()]
-    assert [checker.check(frame) for frame in ring] == [None, None]
-    assert all(checker.check(ring[i % 2]).fault is Fault.FROZEN for i in range(6))
+    ring = [camera() for _ in range(buffers)]
+    assert [checker.check(frame) for frame in ring] == [None] * buffers
+    assert all(checker.check(ring[i % buffers]).fault is Fault.FROZEN for i in range(12))
 
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
@@ -260,6 +270,15 @@ def test_a_burst_of_noise_is_found_and_a_burst_of_motion_is_not():
     assert found(Modality.EVENT, events(60_000, end, uniform=True)) is Fault.NOISE
     assert found(Modality.EVENT, events(60_000, end)) is None
     assert found(Modality.EVENT, events(3_000, end, uniform=True)) is Fault.NOISE
+
+
+def test_a_packet_that_was_long_in_coming_tells_of_all_the_time_since_the_last():
+    """A driver may cut its packets by number: then the span of one alone says nothing of the rate."""
+    checker = QualityChecker(Modality.EVENT)
+    for i in range(12):
+        assert checker.check(events(3000, (i + 1) * 10_000_000)) is None
+    stamps = np.linspace(10**9 - 10**5, 10**9, 3000).astype(np.int64)
+    assert checker.check(replace(events(3000, 10**9, uniform=True), stamp_ns=stamps)) is None
 
 
 def test_noise_alone_of_a_standing_sensor_at_night_is_believed():

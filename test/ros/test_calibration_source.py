@@ -104,6 +104,24 @@ def test_extrinsics_from_parameters():
     assert found.rig().sensors[Modality.LIDAR].grid_from_sensor.translation.tolist() == [1, 2, 3]
 
 
+def test_the_file_comes_before_camera_info_and_a_parameter_before_the_file():
+    file = rig.calibration()
+    found = source(file, lidar__extrinsics=[1.0, 2, 3, 0, 0, 0, 1])
+    other = CameraModel.from_fov(80, 60, 30.0)
+    for modality in (Modality.CAMERA, Modality.DEPTH):
+        found.set_camera_info(modality, other, "elsewhere")
+        found.set_transform(modality, RigidTransform.identity())
+    sensors = found.rig().sensors
+    assert found.rig().grid == file.grid and found.grid_frame_id == file.grid_frame_id
+    assert sensors[Modality.DEPTH].camera == rig.DEPTH
+    placed = file.sensors[Modality.DEPTH].grid_from_sensor
+    assert sensors[Modality.DEPTH].grid_from_sensor is placed
+    assert sensors[Modality.LIDAR].grid_from_sensor.translation.tolist() == [1, 2, 3]
+    # The file's frame is that of the place that the parameter overrules.
+    assert found.frame_in_file(Modality.LIDAR) == ""
+    assert found.frame_in_file(Modality.DEPTH) == rig.FRAMES[Modality.DEPTH]
+
+
 def test_registered_depth_lies_in_the_cameras_picture():
     found = source(depth__registered=True)
     distorted = CameraModel(128, 64, 60, 60, 64, 32, "plumb_bob", (0.1, 0, 0, 0, 0))

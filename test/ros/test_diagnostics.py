@@ -1,11 +1,16 @@
 """Silence on a topic is explained with its remedy."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from anyseg_ros.modality import Modality
 from anyseg_ros.ros.diagnostics import Publication, SensorLog, explain_silence, sensor_status
 from anyseg_ros.ros.parameters import NodeParameters
+from anyseg_ros.ros.stage_times import StageTimes
+from anyseg_ros.ros.throttled_log import ThrottledLog
 from anyseg_ros.sync import StreamState, StreamStatus
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -39,9 +44,11 @@ def test_the_remedy_is_that_of_the_middleware_in_use():
         assert "rmw_cyclonedds_cpp" in text and "FASTDDS" not in text
 
 
-def status(state=StreamState.LIVE, rate=10.0, log=None, expected=0.0, middleware=FAST_DDS):
+def status(
+    state=StreamState.LIVE, rate=10.0, log=None, expected=0.0, middleware=FAST_DDS, detail=""
+):
     parameters = NodeParameters.from_values({"camera.expected_rate": expected})
-    stream = StreamStatus(state, "because", 0.05, rate, 7, 0, 1)
+    stream = StreamStatus(state, "because", 0.05, rate, 7, 0, 1, detail=detail)
     return sensor_status(
         Modality.CAMERA,
         parameters.sensors[Modality.CAMERA],
@@ -67,6 +74,75 @@ def test_levels():
     assert waiting.message == "no grid"
     unseen = status(log=SensorLog(received=3, unused="out of view"))
     assert unseen.level == DiagnosticStatus.WARN and unseen.message == "not used: out of view"
+
+
+def test_a_rate_below_80_percent_is_a_warning():
+    assert status(rate=7.9, expected=10.0).level == DiagnosticStatus.WARN
+    assert status(rate=8.1, expected=10.0).level == DiagnosticStatus.OK
+
+
+def test_what_is_worse_than_usual_is_a_warning_in_words():
+    slow = status(detail="slow: a message every 0.400 s")
+    assert (slow.level, slow.message) == (DiagnosticStatus.WARN, "slow: a message every 0.400 s")
+    both = status(detail="late: 0.30 s", log=SensorLog(received=3, unused="out of view"))
+    assert both.message == "late: 0.30 s; not used: out of view"
+
+
+def test_one_refused_message_does_not_explain_a_silence():
+    dropped = status(StreamState.DROPPED, log=SensorLog(received=7, rejected=1, last_error="bad"))
+    assert dropped.message == "dropped: nobody publishes"
+
+
+def test_one_fitting_publisher_among_others_is_enough():
+    driver, other = Publication("/driver", IMAGE, True), Publication("/other", IMAGE, False)
+    text = explain_silence("/image", IMAGE, True, [other, driver], "camera", False, FAST_DDS)
+    assert "qos_reliable" not in text
+    foreign = Publication("/bridge", "sensor_msgs/msg/CompressedImage", True)
+    text = explain_silence("/image", IMAGE, False, [foreign, driver], "camera", True, FAST_DDS)
+    assert text == "/driver is there but has stopped sending on /image"
+
+
+def test_a_qos_mismatch_is_among_the_values():
+    log = SensorLog(received=7, qos_mismatch="a publisher does not offer RELIABILITY")
+    values = {v.key: v.value for v in status(log=log).values}
+    assert values["qos_mismatch"] == log.qos_mismatch and values["age_s"] == "0.050"
+    assert "qos_mismatch" not in {v.key for v in status().values}
+
+
+def test_a_repeated_warning_is_logged_once_in_a_while_and_counted(monkeypatch):
+    now, lines = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    log = ThrottledLog(SimpleNamespace(warning=lines.append), quiet_s=5.0)
+    for second in range(12):
+        now[0] = 100.0 + second
+        log.warning("camera", f"camera {second}")
+    log.warning("lidar", "lidar")
+    assert lines == [
+        "camera 0",
+        "camera 5 (and 4 more like it)",
+        "camera 10 (and 4 more like it)",
+        "lidar",
+    ]
+    log.warning("lidar", "lidar again", quiet_s=0.0)
+    log.forget()
+    log.warning("camera", "anew")
+    assert lines[4:] == ["lidar again", "anew"]
+
+
+def test_stage_times_are_of_the_last_hundred_in_milliseconds():
+    times = StageTimes()
+    times.add("fuse", 0.004)
+    assert times.values() == {"fuse_median_ms": 4.0, "fuse_p95_ms": 4.0}
+    for i in range(200):
+        times.add("encode", 10.0 if i < 100 else (i - 99) / 1000)
+    values = times.values()
+    assert values["encode_median_ms"] == pytest.approx(50.5)
+    assert values["encode_p95_ms"] == pytest.approx(95.05)
+    with pytest.raises(ZeroDivisionError), times.measure("image"):
+        1 / 0  # noqa: B018
+    assert "image_p95_ms" not in times.values()
+    times.clear()
+    assert times.values() == {}
 
 
 def test_a_status_begins_with_the_name_of_its_node():

@@ -116,7 +116,10 @@ def test_dropped_messages_and_statistics_are_told():
     counters = told["input 1"].counters
     assert counters.received == 121
     assert sum(counters.dropped.values()) == len([d for d in drops if d[0] == "input 1"])
-    assert feed.sync.sets == len(feed.got) and feed.sync.complete_sets <= feed.sync.sets
+    assert feed.sync.sets == len(feed.got)
+    assert feed.sync.complete_sets == sum(b is not None for _, b in feed.got)
+    feed.send(1, 2100, 1980)
+    assert told["input 1"].counters.dropped[DropReason.DUPLICATE_STAMP] == 1, "of that moment"
 
 
 def test_a_quarantined_input_is_left_out_until_released():
@@ -192,6 +195,38 @@ def test_a_callback_that_sends_does_not_upset_the_order():
     feed.send(0, 100)
     feed.send(0, 200)
     assert order == [100, -100, 110, -110, 200, -200, 210, -210]
+
+
+def test_sets_that_a_slow_callback_missed_are_counted():
+    feed = Feed(count=1, queue_size=2)
+
+    def slow(one) -> None:
+        if stamp_ms(one) == 100:
+            for at in (110, 120, 130, 140):
+                feed.send(0, at)
+
+    feed.sync.registerCallback(slow)
+    feed.send(0, 100)
+    assert [stamp_ms(one) for (one,) in feed.got] == [100, 130, 140]
+    assert (feed.sync.sets, feed.sync.skipped_sets) == (5, 2)
+
+
+def test_without_max_age_nothing_beyond_the_slop_is_used():
+    feed = Feed(slop=0.02, max_wait=0.0)
+    feed.send(0, 0)
+    for lag in (20, 21):
+        feed.send(1, feed.now_ms + 100)
+        feed.send(0, feed.now_ms + lag)
+    assert [b is not None for _, b in feed.got] == [False, True, False]
+
+
+def test_inputs_of_one_topic_have_names_of_their_own():
+    inputs = [SimpleFilter(), SimpleFilter()]
+    for one in inputs:
+        one.getTopic = lambda: "camera/image"
+    sync = LiveTimeSynchronizer(inputs, queue_size=3, slop=0.02, now_ns=lambda: 0)
+    assert sync.names == ["camera/image", "camera/image (1)"]
+    assert list(sync.statistics()) == sync.names
 
 
 def test_an_error_in_a_callback_comes_out_and_does_not_block():

@@ -23,10 +23,16 @@ from ros_graph import Process, domain
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tiny_model import tiny_card, write_tiny_model
 
-from anyseg_ros.modalities import SensorCalibration, save_calibration
+from anyseg_ros.modalities import (
+    DEFAULT_ENCODINGS,
+    EncodingSpec,
+    SensorCalibration,
+    save_calibration,
+)
 from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.ros.messages import decode_image
 from anyseg_ros.ros.node import SegmentationNode
-from anyseg_ros.sync import StreamState
+from anyseg_ros.sync import MatchedSet, StreamState
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -331,6 +337,74 @@ def test_parameters_change_at_run_time_where_safe(values):
         assert host.node.trigger_deactivate() == SUCCESS
         assert host.node.trigger_cleanup() == SUCCESS
         assert change("camera.topic", "/other").successful
+
+
+def test_parameters_reach_the_synchronizer_and_the_health_checks(values, tmp_path):
+    short = EncodingSpec(DEFAULT_ENCODINGS[Modality.EVENT].name, {"window_s": 0.05})
+    card = tiny_card(encodings={**DEFAULT_ENCODINGS, Modality.EVENT: short})
+    values |= {"priority": ["lidar", "event"], "depth__expected_rate": 15.0}
+    values["model"] = str(write_tiny_model(tmp_path / "short", card))
+    camera, depth, event, lidar = MODALITIES
+    for kind in ("points", "image"):
+        with domain() as number, Host(number, **values, event__type=kind) as host:
+            assert host.node.trigger_configure() == SUCCESS, str(host.log)
+            assert host.node.trigger_activate() == SUCCESS, str(host.log)
+            assert tuple(host.node._synchronizer.status(0)) == (lidar, event, camera, depth)
+            configs = host.node._stream_configs()
+            assert [configs[m].windowed for m in MODALITIES] == [
+                False,
+                False,
+                kind == "points",
+                False,
+            ]
+            assert configs[event].window_s == 0.05, "that of the model's encoding"
+            assert configs[depth].expected_rate_hz == 15.0
+            changed = [Parameter("camera.black_level", value=0.0)]
+            changed += [Parameter("health.bad_messages", value=7)]
+            assert all(r.successful for r in host.node.set_parameters(changed))
+            settings = host.node._health._settings
+            assert settings.hysteresis.bad_count == 7 and settings.limits[camera].black_level == 0
+
+
+def test_a_node_without_output_is_an_error_in_diagnostics(values):
+    with domain() as number, Host(number, **values) as host:
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        before = host.node._overall_status()
+        assert before.level != b"\x02" and "waiting for sensors" in before.message
+        host.node._last_published_at -= 7.0
+        after = host.node._overall_status()
+        assert after.level == b"\x02" and after.message.startswith("no output for 7 s; before: ")
+
+
+def test_nothing_is_encoded_early_where_it_is_switched_off(values):
+    with domain() as number, Host(number, **values) as host:
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        prepared = []
+        host.node._worker.prepare = lambda modality, *_: prepared.append(modality)
+        host.node._worker.submit = lambda _: None
+        for early in (True, False):
+            prepared.clear()
+            host.node.set_parameters([Parameter("encode_early", value=early)])
+            # The first picture leaves at once; the second waits for a LiDAR that is alive.
+            now = host.node._now_ns()
+            host.node._synchronizer.add(Modality.LIDAR, now, None, now)
+            picture = decode_image(rig.camera_image(now + 1_000_000))
+            host.node._on_data(Modality.CAMERA, now + 1_000_000, picture, "camera_frame")
+            assert prepared == ([Modality.CAMERA] if early else [])
+
+
+def test_a_new_epoch_reaches_the_worker_before_its_first_set(values):
+    with domain() as number, Host(number, **values) as host:
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        done = []
+        host.node._worker.reset = lambda: done.append("reset")
+        host.node._worker.submit = lambda matched: done.append(matched.epoch)
+        for epoch in (3, 3, 4):
+            host.node._emit([MatchedSet(Modality.CAMERA, 1, epoch, {})], 1)
+        assert done == [3, 3, "reset", 4]
 
 
 def test_switching_the_consistency_check_off_frees_whom_it_accused(values):

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
+from anyseg_ros.health import HysteresisSettings
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.parameters import PARAMETERS, NodeParameters, ParameterError, check_change
 
@@ -51,6 +52,37 @@ def test_a_wrong_value_is_refused_by_name(name, value, words):
 def test_nothing_enabled_is_refused():
     with pytest.raises(ParameterError, match="enable one"):
         NodeParameters.from_values({f"{m.label}.enabled": False for m in MODALITIES})
+
+
+def test_health_parameters_reach_what_they_are_named_for():
+    values = {
+        "health.bad_messages": 4,
+        "health.bad_time": 1.5,
+        "health.good_messages": 6,
+        "health.good_time": 2.5,
+        "consistency.every": 7,
+    }
+    parameters = NodeParameters.from_values(values)
+    assert parameters.health.hysteresis == HysteresisSettings(4, 1.5, 6, 2.5)
+    assert parameters.health.enabled and parameters.consistency.every == 7
+    off = NodeParameters.from_values({**values, "health.enabled": False})
+    assert not off.health.enabled and off.consistency.every == 0
+
+
+def test_parameters_of_a_sensor_reach_it():
+    values = {
+        "depth.registered": True,
+        "camera.rectified": True,
+        "lidar.intensity_max": 255.0,
+        "lidar.expected_rate": 20.0,
+        "event.qos_depth": 7,
+    }
+    sensors = NodeParameters.from_values(values).sensors
+    assert [sensors[m].registered for m in MODALITIES] == [False, True, False, False]
+    assert [sensors[m].rectified for m in MODALITIES] == [True, False, False, False]
+    lidar = sensors[Modality.LIDAR]
+    assert (lidar.intensity_max, lidar.expected_rate_hz) == (255.0, 20.0)
+    assert sensors[Modality.EVENT].qos_depth == 7
 
 
 def test_an_integer_serves_as_a_number_and_order_is_completed():

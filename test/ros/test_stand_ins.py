@@ -1,13 +1,18 @@
 """The stand-ins give what ``cv_bridge`` and ``sensor_msgs_py`` give; compared where those are present."""
 
+import array
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import rig
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointField
 from std_msgs.msg import Header
 
 from anyseg_ros.modality import Modality
 from anyseg_ros.ros.stand_ins import cv_bridge as stand_in_cv_bridge
+from anyseg_ros.ros.stand_ins import message_filters as stand_in_message_filters
 from anyseg_ros.ros.stand_ins import point_cloud2 as stand_in_point_cloud2
 
 BRIDGE = stand_in_cv_bridge.CvBridge()
@@ -73,6 +78,26 @@ def test_images_to_messages_and_back():
         BRIDGE.cv2_to_imgmsg(np.zeros((2, 3), np.uint8), "bgr8")
 
 
+def test_padded_rows_and_the_other_byte_order_are_read():
+    plain = make("rgb16")
+    pixels = BRIDGE.imgmsg_to_cv2(plain)
+    padded = Image(height=6, width=8, encoding="rgb16", step=54, is_bigendian=True)
+    rows = np.zeros((6, 9, 3), ">u2")
+    rows[:, :8], rows[:, 8] = pixels, 7
+    padded.data.frombytes(rows.tobytes())
+    read = BRIDGE.imgmsg_to_cv2(padded)
+    assert read.dtype == np.uint16 and np.array_equal(read, pixels)
+    swapped = BRIDGE.cv2_to_imgmsg(pixels.astype(">u2"))
+    assert swapped.is_bigendian and np.array_equal(BRIDGE.imgmsg_to_cv2(swapped), pixels)
+
+
+def test_16_bits_are_scaled_to_8_and_back():
+    message = BRIDGE.cv2_to_imgmsg(np.array([[0, 257, 32896, 65535]], np.uint16), "mono16")
+    assert BRIDGE.imgmsg_to_cv2(message, "mono8").tolist() == [[0, 1, 128, 255]]
+    message = BRIDGE.cv2_to_imgmsg(np.array([[0, 1, 128, 255]], np.uint8), "mono8")
+    assert BRIDGE.imgmsg_to_cv2(message, "mono16").tolist() == [[0, 257, 32896, 65535]]
+
+
 @pytest.mark.parametrize("source", TYPES)
 @pytest.mark.parametrize("target", ["passthrough", "rgb8", "bgr8", "mono8", "mono16"])
 def test_against_the_real_cv_bridge(source, target):
@@ -120,6 +145,30 @@ def test_clouds_to_points_and_back():
     assert np.array_equal(stand_in_point_cloud2.read_points(cloud)["ring"], [4, 5, 6])
     kept = stand_in_point_cloud2.read_points(cloud, ["x"], skip_nans=True)
     assert kept["x"].tolist() == [1, 3]
+
+
+def test_clouds_of_the_other_byte_order_and_of_rows_are_read():
+    points = np.zeros((3, 2), stand_in_point_cloud2.dtype_from_fields(FIELDS[:2]))
+    points["x"], points["ring"] = 1.5, np.arange(6).reshape(3, 2)
+    cloud = stand_in_point_cloud2.create_cloud(Header(), FIELDS[:2], points)
+    assert cloud.width * cloud.height == 6
+    cloud.is_bigendian = True
+    cloud.data = array.array("B", points.byteswap().tobytes())
+    assert stand_in_point_cloud2.read_points(cloud)["ring"].tolist() == list(range(6))
+
+
+def test_a_subscriber_keeps_the_qos_that_it_is_given():
+    asked = []
+    node = SimpleNamespace(create_subscription=lambda *args, **more: asked.append((args, more)))
+    for more in ({"qos_profile": qos_profile_sensor_data}, {}):
+        found = stand_in_message_filters.Subscriber(node, Image, "camera/image", **more)
+        assert found.getTopic() == "camera/image" and found.node is node
+    assert [args[:2] for args, _ in asked] == [(Image, "camera/image")] * 2
+    assert [more["qos_profile"] for _, more in asked] == [qos_profile_sensor_data, 10]
+    got = []
+    found.registerCallback(lambda *told: got.append(told), "tag")
+    asked[1][0][2]("picture")
+    assert got == [("picture", "tag")]
 
 
 def test_against_the_real_sensor_msgs_py():

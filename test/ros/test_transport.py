@@ -10,7 +10,13 @@ def test_large_data_is_set_where_nothing_is_chosen():
 
 
 def test_what_the_user_chose_stays():
-    for name in ("FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for name in (
+        "FASTDDS_BUILTIN_TRANSPORTS",
+        "FASTDDS_DEFAULT_PROFILES_FILE",
+        "FASTRTPS_DEFAULT_PROFILES_FILE",
+    ):
         assert transport_environment({name: "mine"}) == {}
+        assert configure_transport({name: "mine"})
     assert transport_environment({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}) == {}
     assert transport_environment({"ANYSEG_CONFIGURE_TRANSPORT": "0"}) == {}
+    assert not configure_transport({"ANYSEG_CONFIGURE_TRANSPORT": "0"})

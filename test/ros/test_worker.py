@@ -225,6 +225,60 @@ def test_what_was_encoded_is_of_the_message_itself_not_of_its_stamp(worker):
     assert worker.engine.encoded == [["depth"], ["camera", "depth"]]
 
 
+def test_a_set_that_waits_gives_way_to_a_newer_one_and_is_counted(worker):
+    for stamp in (1, 2, 3):
+        worker.submit(matched(stamp, camera=(stamp, gray(stamp))))
+        until(worker.engine.busy.is_set)  # at the gate with 1
+    worker.engine.gate.release(9)
+    until(lambda: len(worker.results) == 2)
+    assert [result.stamp_ns for result in worker.results] == [1, 3]
+    assert worker.counters.overtaken == 1
+
+
+def test_a_set_of_another_time_is_not_segmented_after_a_reset(worker):
+    worker.submit(matched(1, camera=(1, gray(1))))
+    until(worker.engine.busy.is_set)
+    worker.submit(matched(9_000, camera=(9_000, gray(2))))
+    worker.reset()
+    worker.engine.gate.release(9)
+    until(lambda: len(worker.results) == 1)
+    worker.submit(matched(5, epoch=1, camera=(5, gray(3))))
+    until(lambda: len(worker.results) == 2)
+    assert [result.stamp_ns for result in worker.results] == [1, 5]
+
+
+def test_another_calibration_holds_from_the_next_set_on(worker):
+    worker.engine.gate.release(9)
+    both = {"camera": (1, gray(1)), "depth": (1, far())}
+    worker.recalibrate(rig(CAMERA))
+    worker.submit(matched(1, **both))
+    until(lambda: len(worker.results) == 1)
+    worker.recalibrate(rig(CAMERA, DEPTH))
+    worker.submit(matched(2, **both))
+    until(lambda: len(worker.results) == 2)
+    assert [result.used for result in worker.results] == [(CAMERA,), (CAMERA, DEPTH)]
+
+
+def test_sets_without_a_usable_member_are_told_from_an_engine_that_fails(tiny_model):
+    class FailingEngine(CountingEngine):
+        def encode(self, images, modality_ids):
+            raise RuntimeError("out of memory")
+
+    errors = []
+    worker = SegmentationWorker(
+        Pipeline(FailingEngine(load_engine(tiny_model, threads=1)), rig(CAMERA)),
+        lambda *_: None,
+        lambda _, error: errors.append(error),
+    )
+    worker.submit(matched(1, depth=(1, far())))
+    until(lambda: len(errors) == 1)
+    worker.submit(matched(2, camera=(2, gray(1))))
+    until(lambda: len(errors) == 2)
+    worker.close()
+    assert (worker.counters.unusable, worker.counters.failed) == (1, 1)
+    assert "no calibration for depth" in str(errors[0]) and str(errors[1]) == "out of memory"
+
+
 def test_what_is_remembered_of_use_is_bounded():
     prediction = UsePrediction()
     for stamp in range(1000):

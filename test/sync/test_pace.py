@@ -65,6 +65,8 @@ def test_the_status_says_how_slow():
     assert (status.state, status.impairment) == (StreamState.LIVE, Impairment.SLOW)
     assert status.detail == "slow: a message every 0.400 s, usually 0.100 s"
     assert sync.anchor == "lidar"
+    sync.reset()
+    assert sync.status(0)["camera"].impairment is Impairment.NONE
 
 
 def test_a_slow_anchor_stays_if_nobody_is_faster():
@@ -111,6 +113,20 @@ def test_a_slow_start_is_forgotten_in_time():
     messages = every(400, 0, 10000, "camera") + every(100, 10000, 50000, "camera")
     sync, _ = play(messages)
     assert sync.status(49_950 * MS)["camera"].impairment is Impairment.NONE
+
+
+def test_what_is_expected_is_usual_for_good():
+    """Unlike a rate that was learned, which a slow start may have made too low."""
+    sync, _ = play(every(20, 0, 40_000, "camera"), {"camera": config(10.0)}, ("camera",))
+    assert sync.status(39_990 * MS)["camera"].impairment is Impairment.FAST
+
+
+def test_nearly_the_usual_rate_is_usual_again():
+    messages = every(100, 0, 5000, "camera") + every(400, 5000, 9000, "camera")
+    messages += every(150, 9000, 12_000, "camera") + every(100, 20, 12_000, "lidar")
+    sync, _ = play(messages)
+    assert sync.status(11_990 * MS)["camera"].impairment is Impairment.NONE
+    assert sync.anchor == "camera"
 
 
 def test_an_anchor_that_becomes_late_by_300_ms_does_not_delay_the_output():
@@ -181,4 +197,8 @@ def test_late_is_named():
     status = sync.status(8000 * MS)["camera"]
     assert (status.state, status.impairment) == (StreamState.LIVE, Impairment.LATE)
     assert status.detail == "late: 0.30 s later than usual"
+    for delay, impairment in ((225, Impairment.LATE), (185, Impairment.NONE)):
+        messages = every(100, 0, 5000, "camera") + every(100, 5000, 8000, "camera", 5 + delay)
+        sync, _ = play(messages + every(100, 20, 8000, "lidar"))
+        assert sync.status(8000 * MS)["camera"].impairment is impairment
     assert sync.status(8000 * MS)["lidar"].impairment is Impairment.NONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sync_reference import MS, S
 
-from anyseg_ros.sync import StreamConfig, StreamState
+from anyseg_ros.sync import DropReason, StreamConfig, StreamState
 from anyseg_ros.sync.streams import OthersDelay, Stream
 
 
@@ -84,3 +84,86 @@ def test_a_stream_punctual_again_is_not_from_the_future():
     others = OthersDelay(least_ns=10 * MS, latest_ns=15 * MS)
     assert s.judge(4500 * MS, 4510 * MS, others, None) is None
     assert s.judge(4500 * MS, 4510 * MS, None, None) is not None
+
+
+def test_a_rate_is_that_of_the_last_five_seconds():
+    s = stream(timeout_s=2.0)
+    feed(s, [*range(0, 20_000, 1000), *range(20_000, 25_250, 250)])
+    assert s.rate_hz(25_010 * MS) == pytest.approx(4, rel=0.05)
+
+
+def test_overdue_forgives_one_long_pause_and_follows_the_pace():
+    s = stream(timeout_s=2.0)
+    feed(s, [0, 100, 200, 550, 650, 750])
+    assert s.overdue_ns(100 * MS) == (760 + 250) * MS
+    feed(s, range(1150, 5000, 400))
+    assert s.overdue_ns(100 * MS) == (4750 + 10 + 1000) * MS
+
+
+def test_what_is_far_from_the_output_or_the_others_is_not_believed():
+    s = stream()
+    others = OthersDelay(least_ns=10 * MS, latest_ns=500 * MS)
+    far_behind, future = DropReason.STAMP_FAR_BEHIND, DropReason.STAMP_IN_FUTURE
+    assert s.judge(0, 10 * MS, None, 2 * S) is None
+    assert s.judge(0, 10 * MS, None, 2 * S + 1) is far_behind
+    assert s.judge(0, 2500 * MS, others, None) is None, "as late as the others are now, and 2 s"
+    assert s.judge(0, 2500 * MS + 1, others, None) is far_behind
+    assert s.judge(1990 * MS, 0, others, None) is None
+    assert s.judge(1990 * MS + 1, 0, others, None) is future
+
+
+def test_the_delays_told_to_others_are_the_least_and_the_latest():
+    s = stream()
+    for stamp, late in enumerate((30, 20, 90, 40)):
+        assert s.delays_ns() is None
+        feed(s, [100 * stamp], late)
+    assert s.delays_ns() == (20 * MS, 40 * MS)
+
+
+def test_three_stamps_in_a_row_must_fit_again():
+    s = stream()
+    feed(s, range(0, 1000, 100))
+    others = OthersDelay(least_ns=10 * MS, latest_ns=10 * MS)
+
+    def lie():
+        s.suspect(DropReason.STAMP_JUMPED_BACK, -20 * S, 1010 * MS)
+        s.distrust(others)
+
+    lie()
+    assert [s.clear_suspicion() for _ in range(2)] == [False, False]
+    lie()
+    assert [s.clear_suspicion() for _ in range(3)] == [False, False, True]
+    assert not s.is_distrusted and s.clear_suspicion()
+
+
+def test_who_is_quarantined_by_the_caller_has_no_say_in_what_time_it_is():
+    s = stream()
+    feed(s, [0])
+    assert s.votes(400 * MS) and not s.votes(600 * MS)
+    s.quarantine_reason = "frozen"
+    assert not s.votes(400 * MS)
+
+
+def test_only_stamps_that_tell_the_same_other_time_confirm_each_other():
+    s = stream()
+    reason = DropReason.STAMP_JUMPED_BACK
+    assert [s.suspect(reason, 0, delay_s * S) for delay_s in (10, 11, 12)] == [1, 1, 1]
+    assert [s.suspect(reason, 0, 12 * S + late * MS) for late in (400, 100)] == [2, 3]
+
+
+def test_a_jump_after_a_clock_was_set_right_is_told_as_what_it_is():
+    s = stream()
+    others = OthersDelay(least_ns=10 * MS, latest_ns=10 * MS)
+
+    def lie(reason, behind_s, now_ms):
+        s.hear(now_ms * MS)
+        s.suspect(reason, now_ms * MS - behind_s * S, now_ms * MS)
+        s.distrust(others)
+        return s.status(now_ms * MS).reason
+
+    assert "3600.0 s behind the others" in lie(DropReason.STAMP_FAR_BEHIND, 3600, 10)
+    for stamp in range(100, 1000, 100):
+        if s.clear_suspicion():
+            feed(s, [stamp])
+    assert s.state(910 * MS) is StreamState.LIVE
+    assert lie(DropReason.STAMP_JUMPED_BACK, 20, 1010) == "stamp jumped back"

@@ -95,6 +95,34 @@ def test_where_the_nearest_is_lost_the_last_that_could_match_is_awaited():
     assert matched.members["lidar"].age_s == pytest.approx(-0.07)
 
 
+def test_of_two_equally_near_the_earlier_is_used():
+    sync = pair(max_wait_s=0.0)
+    sync.add("camera", 400 * MS, None, 410 * MS)
+    for stamp in (480, 520):
+        sync.add("lidar", stamp * MS, stamp, stamp * MS)
+    (matched,) = sync.add("camera", 500 * MS, None, 530 * MS)
+    assert matched.members["lidar"].message == 480
+
+
+def test_what_has_the_anchors_own_stamp_is_not_awaited():
+    """Nothing can be nearer, though the stream is not known yet."""
+    sync = pair()
+    sync.add("camera", 0, "image", 10 * MS)
+    sync.add("lidar", 100 * MS, "scan", 110 * MS)
+    (matched,) = sync.add("camera", 100 * MS, "image", 111 * MS)
+    assert set(matched.members) == {"camera", "lidar"}
+
+
+def test_complete_sets_are_those_of_all_streams():
+    sync = pair()
+    sets = fed(sync, 1000)
+    for stamp in range(1000, 2000, 100):
+        sets += sync.add("camera", stamp * MS, None, (stamp + 10) * MS)
+        sets += sync.poll((stamp + 70) * MS)
+    complete = [m for m in sets if len(m.members) == 2]
+    assert (sync.sets, sync.complete_sets) == (len(sets), len(complete)) == (20, 12)
+
+
 def test_too_old_is_not_used():
     sync = pair(timeout_s=5.0, max_age_s=0.3)
     fed(sync, 500)
@@ -162,7 +190,7 @@ def test_quarantine_leaves_a_stream_out_until_its_release():
     fed(sync, 1000)
     sync.quarantine("camera", "frozen image")
     assert sync.next_deadline_ns() <= 920 * MS  # now
-    sync.poll(920 * MS)
+    assert sync.poll(920 * MS) == [], "the LiDAR's last scan was in a set already"
     assert sync.anchor == "lidar"
     assert sync.add("camera", 1000 * MS, None, 1010 * MS) == []
     assert drops[-1] == ("camera", 1000 * MS, DropReason.QUARANTINED)
@@ -175,6 +203,20 @@ def test_quarantine_leaves_a_stream_out_until_its_release():
     sync.add("camera", 1100 * MS, None, 1110 * MS)
     (matched,) = sync.add("lidar", 1105 * MS, None, 1115 * MS)
     assert matched.anchor == "camera"
+
+
+def test_what_was_in_hand_before_a_quarantine_is_not_used_after_it():
+    drops = []
+    sync = pair(on_drop=lambda *drop: drops.append(drop))
+    fed(sync, 1000)
+    sync.add("lidar", 1005 * MS, "doubtful", 1015 * MS)
+    sync.quarantine("lidar", "departs from the others")
+    assert ("lidar", 1005 * MS, DropReason.QUARANTINED) in drops
+    sync.poll(1016 * MS)
+    sync.release("lidar")
+    assert sync.next_deadline_ns() <= 1016 * MS  # now
+    (matched,) = sync.add("camera", 1010 * MS, None, 1110 * MS) + sync.poll(1170 * MS)
+    assert set(matched.members) == {"camera"}
 
 
 def test_quarantined_and_silent_is_dropped():
@@ -200,6 +242,23 @@ def test_windowed_packets_cover_up_to_the_anchor():
     member = matched.members["event"]
     assert member.message == ("to 363", "to 396")
     assert (member.stamp_ns, member.age_s, member.held) == (380 * MS, 0.0, False)
+
+
+def test_a_set_waits_for_the_packet_that_covers_it():
+    sync = Synchronizer(
+        {
+            "camera": StreamConfig(0.5, 0.05, 0.3),
+            "event": StreamConfig(0.5, 0.05, 0.3, 30.0, windowed=True, window_s=0.05),
+        },
+        ["camera", "event"],
+        max_wait_s=0.05,
+    )
+    sync.add("camera", 0, "image", 1 * MS)
+    for end in range(0, 370, 33):
+        sync.add("event", end * MS, f"to {end}", (end + 3) * MS)
+    assert sync.add("camera", 380 * MS, "image", 382 * MS) == []
+    (matched,) = sync.add("event", 396 * MS, "to 396", 399 * MS)
+    assert matched.members["event"].stamp_ns == 380 * MS
 
 
 def test_what_is_certain_of_the_next_set_is_told_before_it_is_complete():
@@ -342,11 +401,94 @@ def test_other_limits_keep_what_is_known_and_the_order_of_sets():
         sync.configure({"camera": limits, "lidar": limits}, -1.0)
 
 
+def test_a_reset_leaves_nothing_of_the_packets_before_it():
+    """A bag that is started again sends the same stamps."""
+    sync = Synchronizer(
+        {
+            "camera": StreamConfig(0.5, 0.05, 0.3),
+            "event": StreamConfig(0.5, 0.05, 0.3, windowed=True, window_s=0.05),
+        },
+        ["camera", "event"],
+        max_wait_s=0.0,
+    )
+    for run in ("first", "second"):
+        sync.add("camera", 1 * MS, None, 2 * MS)
+        sync.add("event", 33 * MS, run, 36 * MS)
+        (matched,) = sync.add("camera", 60 * MS, None, 61 * MS)
+        assert matched.members["event"].message == (run,)
+        assert not matched.members["event"].held
+        assert sync.anchor == "camera"
+        sync.reset()
+        assert sync.anchor is None and sync.buffered == {"camera": 0, "event": 0}
+
+
+def test_other_limits_take_effect_though_nothing_arrives():
+    sync = pair()
+    fed(sync, 1000)
+    limits = StreamConfig(timeout_s=0.05, tolerance_s=0.05, max_age_s=0.3)
+    sync.configure({"camera": limits, "lidar": limits}, 0.02)
+    assert sync.next_deadline_ns() <= 915 * MS  # now
+    sync.poll(980 * MS)
+    assert sync.anchor is None
+
+
+def test_other_limits_do_not_make_a_slow_stream_usual():
+    sync = pair(timeout_s=2.0)
+    fed(sync, 4000)
+    stamps = range(4300, 20_000, 400)
+    for stamp in stamps:
+        for lidar in range(stamp - 295, stamp, 100):
+            sync.add("lidar", lidar * MS, None, (lidar + 10) * MS)
+        sync.add("camera", stamp * MS, None, (stamp + 10) * MS)
+        sync.add("lidar", (stamp + 5) * MS, None, (stamp + 15) * MS)
+        if stamp == 14_300:
+            limits = StreamConfig(timeout_s=1.9, tolerance_s=0.05, max_age_s=0.3)
+            sync.configure({"camera": limits, "lidar": limits}, 0.05)
+    status = sync.status((stamps[-1] + 10) * MS)["camera"]
+    assert status.detail == "slow: a message every 0.400 s, usually 0.100 s"
+
+
+def test_another_window_is_handed_over_from_now_on():
+    def configs(window_s):
+        return {
+            "camera": StreamConfig(0.5, 0.05, 0.3),
+            "event": StreamConfig(0.5, 0.05, 0.3, windowed=True, window_s=window_s),
+        }
+
+    sync = Synchronizer(configs(0.03), ["camera", "event"], max_wait_s=0.0)
+    sync.add("camera", 5 * MS, None, 5 * MS)
+    got = []
+    for stamp in range(10, 310, 10):
+        sync.add("event", stamp * MS, stamp, stamp * MS)
+        if stamp in (200, 300):
+            (matched,) = sync.add("camera", stamp * MS, None, stamp * MS)
+            got.append(len(matched.members["event"].message))
+            sync.configure(configs(0.1), 0.0)
+    assert got == [3, 10]
+
+
 def test_small_steps_back_of_the_receipt_clock_are_levelled():
     sync = pair()
     fed(sync, 500)
     sync.add("camera", 500 * MS, None, 380 * MS)
     assert sync.epoch == 0
+
+
+def test_a_larger_step_back_of_the_receipt_clock_is_a_jump():
+    sync = pair()
+    fed(sync, 500)  # to 415 ms
+    sync.add("camera", 500 * MS, None, 280 * MS)
+    assert sync.epoch == 1
+    # What was received on the other clock says nothing of the rate on this one.
+    for now in range(380, 1000, 100):
+        sync.add("camera", (now + 220) * MS, None, now * MS)
+    assert sync.status(980 * MS)["camera"].rate_hz == pytest.approx(10)
+
+
+def test_a_status_is_never_older_than_the_last_message():
+    sync = pair()
+    fed(sync, 500)
+    assert sync.status(0)["camera"].age_s == pytest.approx(0.005)
 
 
 def test_late_packets_are_handed_over_with_a_whole_window():
@@ -378,6 +520,9 @@ def test_newest_set_wins_and_the_skipped_are_counted():
     box.offer(sets[4:5])
     box.offer([])
     assert (box.take(), box.skipped) == (sets[4], 3)
+    box.offer(sets[:1])
+    box.clear()
+    assert (box.take(), box.skipped) == (None, 3)
 
 
 @pytest.mark.parametrize(
