@@ -10,6 +10,7 @@ its checkpoints, logs and configuration under ``runs/<name>/``.
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ class TrainingCLI(LightningCLI):
         return Path(self._get(self.config, "runs")) / str(self._get(self.config, "name"))
 
     def before_fit(self) -> None:
+        if bf16_is_emulated(self.trainer):
+            print(
+                f"note: this CPU ({torch.backends.cpu.get_cpu_capability()}) does not compute in bf16, so "
+                f"{self.trainer.precision} is many times slower than --trainer.precision 32-true",
+                flush=True,
+            )
         settings = self.config_init[self.subcommand]
         settings["weights_only"] = True  # when a run goes on, nothing is unpickled
         last = self.run_folder() / "checkpoints" / "last.ckpt"
@@ -127,6 +134,16 @@ class TrainingCLI(LightningCLI):
                 flush=True,
             )
         settings["ckpt_path"] = str(last)
+
+
+def bf16_is_emulated(trainer: Trainer) -> bool:
+    """Whether bf16 is asked of an x86 CPU without the instructions that oneDNN needs for it (AVX-512)."""
+    return (
+        str(trainer.precision).startswith("bf16")
+        and trainer.strategy.root_device.type == "cpu"
+        and platform.machine() in ("x86_64", "AMD64")
+        and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    )
 
 
 def main(arguments: list[str] | None = None) -> TrainingCLI:

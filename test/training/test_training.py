@@ -160,6 +160,19 @@ def test_a_finished_run_says_that_nothing_is_left(config, checkpoint, capfd):
 
 
 @pytest.mark.parametrize(
+    ("capability", "precision", "told"),
+    [("AVX2", "bf16-mixed", True), ("AVX512", "bf16-mixed", False), ("AVX2", "32-true", False)],
+)
+def test_bf16_on_a_cpu_without_it_is_told(
+    config, checkpoint, capfd, monkeypatch, capability, precision, told
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(train.platform, "machine", lambda: "x86_64")
+    fit(config, checkpoint.parents[2], "--trainer.precision", precision)  # nothing left to train
+    assert ("--trainer.precision 32-true" in capfd.readouterr().out) == told
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         (["--trainer.max_steps=-1", "--trainer.max_epochs=2"], "max_steps must be given"),
