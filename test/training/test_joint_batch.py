@@ -8,7 +8,7 @@ import torch
 from joint_gradients import CASES, CONFIG, gradients, joint_batch, rank_main
 from torch import nn
 
-from training.models.joint_norm import JointBatchNorm2d
+from training.models.batch_norm import JointBatchNorm2d
 from training.models.segmentor import AnymodalSegmentor
 
 pytestmark = pytest.mark.timeout(600)  # spawned processes import torch anew

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from training.errors import SettingsError
+from training.models.batch_norm import batch_norm
 from training.models.depthwise import depthwise_conv
-from training.models.joint_norm import JointBatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         relu: bool = True,
+        frozen_norm: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
             in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        self.norm: nn.Module = JointBatchNorm2d(channels)
+        self.norm: nn.Module = batch_norm(channels, frozen_norm)
         self.relu = relu
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
@@ -80,12 +81,14 @@ class ConvNorm(nn.Module):
 class InvertedResidual(nn.Module):
     """Widen, filter each channel, narrow, add."""
 
-    def __init__(self, channels: int, expansion: int, kernel: int) -> None:
+    def __init__(
+        self, channels: int, expansion: int, kernel: int, frozen_norm: bool = False
+    ) -> None:
         super().__init__()
         hidden = channels * expansion
-        self.widen = ConvNorm(channels, hidden)
-        self.depthwise = ConvNorm(hidden, hidden, kernel, groups=hidden)
-        self.narrow = ConvNorm(hidden, channels, relu=False)
+        self.widen = ConvNorm(channels, hidden, frozen_norm=frozen_norm)
+        self.depthwise = ConvNorm(hidden, hidden, kernel, groups=hidden, frozen_norm=frozen_norm)
+        self.narrow = ConvNorm(hidden, channels, relu=False, frozen_norm=frozen_norm)
         # Starts as the identity, so that a deep stack trains from the first step.
         assert isinstance(self.narrow.norm, nn.BatchNorm2d)
         nn.init.zeros_(self.narrow.norm.weight)
@@ -100,12 +103,13 @@ class FastEncoder(nn.Module):
 
     Args:
         size: a key of :data:`FAST_SIZES`.
+        frozen_norm: keep the statistics of all batch norms.
 
     Raises:
         SettingsError: if ``size`` is unknown; the message lists the known ones.
     """
 
-    def __init__(self, size: str = "fast_s") -> None:
+    def __init__(self, size: str = "fast_s", frozen_norm: bool = False) -> None:
         super().__init__()
         if size not in FAST_SIZES:
             raise SettingsError(
@@ -117,11 +121,11 @@ class FastEncoder(nn.Module):
         before = 3
         for index, (channels, depth) in enumerate(zip(shape.channels, shape.depths, strict=True)):
             # As MiT: patches of 7x7 at stride 4 first, then 3x3 at stride 2.
-            down = (
-                ConvNorm(before, channels, 7, 4) if index == 0 else ConvNorm(before, channels, 3, 2)
-            )
+            kernel, stride = (7, 4) if index == 0 else (3, 2)
+            down = ConvNorm(before, channels, kernel, stride, frozen_norm=frozen_norm)
             blocks = [
-                InvertedResidual(channels, shape.expansion, KERNELS[index]) for _ in range(depth)
+                InvertedResidual(channels, shape.expansion, KERNELS[index], frozen_norm)
+                for _ in range(depth)
             ]
             stages.append(nn.Sequential(down, *blocks))
             before = channels

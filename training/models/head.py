@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.models.joint_norm import JointBatchNorm2d
+from training.models.batch_norm import batch_norm
 
 LEVELS = 4
 
@@ -49,13 +49,6 @@ def resize_tokens(tokens: Tensor, height: int, width: int, align_corners: bool =
     return tall.view(batch, height, width, channels)
 
 
-class FrozenBatchNorm(nn.BatchNorm2d):
-    """A batch norm that keeps its statistics: an affine map a channel whose weight and bias train."""
-
-    def train(self, mode: bool = True) -> FrozenBatchNorm:
-        return super().train(False)
-
-
 class MlpHead(nn.Module):
     """Four maps to logits at 1/4 of the input.
 
@@ -81,7 +74,7 @@ class MlpHead(nn.Module):
         self.width = width
         self.projections = nn.ModuleList(nn.Linear(c, width) for c in channels)
         self.fuse = nn.Conv2d(LEVELS * width, width, 1, bias=False)
-        self.norm = FrozenBatchNorm(width).eval() if frozen_norm else JointBatchNorm2d(width)
+        self.norm = batch_norm(width, frozen_norm)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, classes, 1)
         nn.init.kaiming_normal_(self.fuse.weight, mode="fan_in", nonlinearity="relu")

@@ -104,7 +104,8 @@ class SegmentorConfig:
         drop_path: stochastic depth of the encoder.
         dropout: channel dropout of the head.
         normalization: of the input images.
-        frozen_norm: keep the head's batch norm at its first statistics (M3L's code does, at 0 and 1).
+        frozen_norm: keep batch norms, the head's and those of a fast encoder, at their first statistics
+            (M3L's code does, at 0 and 1).
         linear_fusion: make it a Linear Fusion network instead of one that averages modalities.
         fusion_weights: of the modalities in that average; ``None`` for those of the weights it starts from,
             else AnySeg's plain mean.
@@ -141,7 +142,7 @@ class AnymodalSegmentor(nn.Module):
         self.config = config
         self.encoder: MixTransformer | FastEncoder
         if config.encoder in FAST_SIZES:
-            self.encoder = FastEncoder(config.encoder)
+            self.encoder = FastEncoder(config.encoder, config.frozen_norm)
         else:
             self.encoder = MixTransformer(config.encoder, config.drop_path)
         stages = len(self.encoder.stages)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.models.encoder import MIT_SIZES, MitSize
+from training.models.fast_encoder import FAST_SIZES, FastSize
 
 
 class CheckpointError(ValueError):
@@ -31,6 +32,25 @@ def mit_size(weights: Mapping[str, Tensor], path: Path) -> str:
         if size == MitSize(tuple(channels), tuple(depths)):  # type: ignore[arg-type]
             return name
     raise CheckpointError(f"{path}: no MiT has channels {channels} and depths {depths}")
+
+
+def fast_size(weights: Mapping[str, Tensor], path: Path) -> str:
+    """Name of the fast encoder whose weights these are, its norms folded, by this project's names.
+
+    Raises:
+        KeyError: naming a weight that is missing.
+        CheckpointError: if none has such widths and depths.
+    """
+    channels = tuple(len(weights[f"encoder.stages.{s}.0.conv.weight"]) for s in range(4))
+    hidden = len(weights["encoder.stages.0.1.widen.conv.weight"])
+    depths = tuple(
+        sum(f"encoder.stages.{s}.{i}.widen.conv.weight" in weights for i in range(1, 100))
+        for s in range(4)
+    )
+    for name, size in FAST_SIZES.items():
+        if size == FastSize(channels, depths, hidden // channels[0]):  # type: ignore[arg-type]
+            return name
+    raise CheckpointError(f"{path}: no fast encoder has channels {channels} and depths {depths}")
 
 
 def load_strictly(

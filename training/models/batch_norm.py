@@ -1,4 +1,4 @@
-"""Batch norm over the joint batch of all processes, on CPUs too (torch's SyncBatchNorm needs a GPU)."""
+"""Batch norms: frozen, or over the joint batch of all processes (on CPUs too; torch's SyncBatchNorm is not)."""
 
 from __future__ import annotations
 
@@ -69,3 +69,15 @@ class JointBatchNorm2d(nn.BatchNorm2d):
             rate = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, rate)
         self.running_var.lerp_(unbiased_variance, rate)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that keeps its statistics: an affine map a channel whose weight and bias train."""
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm2d:
+        return super().train(False)
+
+
+def batch_norm(channels: int, frozen: bool) -> nn.BatchNorm2d:
+    """A norm over the joint batch, or one that keeps its statistics (at first mean 0, variance 1)."""
+    return FrozenBatchNorm2d(channels).eval() if frozen else JointBatchNorm2d(channels)
