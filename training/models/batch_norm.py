@@ -1,4 +1,4 @@
-"""Batch norms: frozen, or over the joint batch of all processes (on CPUs too; torch's SyncBatchNorm is not)."""
+"""Batch norms: frozen, or over the joint batch of all processes (torch's SyncBatchNorm needs a GPU)."""
 
 from __future__ import annotations
 
