@@ -65,7 +65,7 @@ setup(
         "report": REPORT,
         "demo": [*ROS_WHEELS, *CPU, *REPORT],
         "openvino": ["openvino>=2024.6"],
-        "tensorrt": ["tensorrt>=10", "pycuda", "onnx>=1.17", *CPU],
+        "tensorrt": ["tensorrt>=10", "pycuda>=2025.1.2", "onnx>=1.17", *CPU],
         "training": TRAINING,
         "simulation": SIMULATION,
         "dev": [

@@ -46,8 +46,10 @@ class CudaGraph:
         self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_THREAD_LOCAL_CAPTURE))
         try:
             record()
-        finally:
-            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        except BaseException:
+            self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))  # fails as well
+            raise
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
         self._call(
             "cuGraphInstantiateWithFlags",
             ctypes.byref(self._executable),

@@ -63,6 +63,8 @@ class OnnxRuntimeEngine(GraphEngine):
             raise EngineError(
                 f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu for CUDA"
             )
+        if device == "CUDA" and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA's libraries from PyPI are on no path of the loader's
         # Operators that the GPU's provider lacks run on the CPU.
         providers = list(dict.fromkeys((wanted, "CPUExecutionProvider")))
         self._encode: Any = None

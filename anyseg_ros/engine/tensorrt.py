@@ -7,12 +7,14 @@ dequantize operators runs in INT8. Features never leave the GPU: an image's feat
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anyseg_ros.engine.base import EngineOutput, Features
-from anyseg_ros.engine.cuda import CudaGraph, device_count
+from anyseg_ros.engine.cuda import CudaError, CudaGraph, device_count
 from anyseg_ros.engine.errors import EngineError, ModelError
 from anyseg_ros.engine.graph_engine import GraphEngine
 from anyseg_ros.engine.model_card import card_from_metadata
@@ -30,6 +32,10 @@ Precision = Literal["fp16", "fp32"]
 _log = logging.getLogger(__name__)
 _KEPT_IN_FP32 = ("LayerNormalization", "Softmax", "Exp", "ReduceSum")
 """Their sums leave the range or the precision of half floats."""
+_OLDEST = 10
+"""The first TensorRT whose networks can be strongly typed."""
+_contexts: list[Any] = []
+"""The device's primary context, once it is retained."""
 
 
 class TensorRtEngine(GraphEngine):
@@ -51,7 +57,7 @@ class TensorRtEngine(GraphEngine):
             say: told before an engine is built.
 
         Raises:
-            EngineError: without a CUDA device, TensorRT, pycuda or onnx, or if the build fails.
+            EngineError: without a CUDA device, TensorRT 10 or later, pycuda or onnx, or if the build fails.
             ModelError: if a file is missing, damaged, foreign, or the two do not belong together.
         """
         if device_count() == 0:
@@ -61,9 +67,15 @@ class TensorRtEngine(GraphEngine):
             import pycuda.driver as cuda
             import tensorrt
         except ImportError as error:
+            # Installed, but a library of CUDA's is missing: the error says which.
+            hint = "; install the extra: pip install -e '.[tensorrt]'"
             raise EngineError(
-                f"{error.name} is not installed; install the extra: pip install -e '.[tensorrt]'"
-            ) from None
+                f"{error}{hint if isinstance(error, ModuleNotFoundError) else ''}"
+            ) from error
+        if int(tensorrt.__version__.split(".")[0]) < _OLDEST:
+            raise EngineError(
+                f"TensorRT {tensorrt.__version__} is too old: {_OLDEST} or later is needed"
+            )
         if is_segment_model(model_dir):
             raise EngineError(f"{model_dir} holds one graph 'segment', which ONNX Runtime runs")
         models = {}
@@ -79,18 +91,24 @@ class TensorRtEngine(GraphEngine):
         self._cuda = cuda
         cuda.init()
         device = cuda.Device(0)
-        self._context = device.retain_primary_context()
+        self._context = _primary_context(device)
         live = len(self._card.modalities)
         with self._current():
             self._stream = cuda.Stream()
             logger = tensorrt.Logger(tensorrt.Logger.WARNING)
             runtime = tensorrt.Runtime(logger)
-            plans = {
-                graph: _plan(tensorrt, logger, models[graph], live, precision, device, say)
+            engines = {
+                graph: _engine(
+                    tensorrt, runtime, logger, models[graph], live, precision, device, say
+                )
                 for graph in models
             }
-            self._encode = _Program(tensorrt, cuda, runtime, plans["encode"], live, self._stream)
-            self._fuse = _Program(tensorrt, cuda, runtime, plans["fuse"], live, self._stream)
+            self._encode = _Program(
+                tensorrt, cuda, engines["encode"], live, self._stream, ("images", "modality_ids")
+            )
+            self._fuse = _Program(
+                tensorrt, cuda, engines["fuse"], live, self._stream, ("labels", "confidence")
+            )
         self._levels = list(interfaces["fuse"].inputs)
         self._free: list[list[Any]] = []
         self._description = f"TensorRT {tensorrt.__version__}, {device.name()}, {precision}"
@@ -127,7 +145,7 @@ class TensorRtEngine(GraphEngine):
             self._encode.close()
             self._fuse.close()
             self._free.clear()
-        self._context.detach()
+            self._stream = None
 
     @contextmanager
     def _current(self) -> Iterator[None]:
@@ -149,6 +167,18 @@ class TensorRtEngine(GraphEngine):
         return slot
 
 
+def _primary_context(device: Any) -> Any:
+    """The device's primary context, retained once a process.
+
+    Not once an engine: pycuda's ``detach`` leaves it current on the thread, and its destructor does not
+    release it (pycuda 2026.1, ``src/cpp/cuda.hpp``).
+    """
+    if not _contexts:
+        _contexts.append(device.retain_primary_context())
+        atexit.register(_contexts[0].detach)
+    return _contexts[0]
+
+
 class _Slot:
     """One image's features in device memory."""
 
@@ -157,18 +187,23 @@ class _Slot:
 
 
 class _Program:
-    """One serialised engine: its memory for the most rows, and for each number of rows a CUDA graph."""
+    """One engine: its memory for the most rows, and for each number of rows a CUDA graph."""
 
     def __init__(
-        self, tensorrt: Any, cuda: Any, runtime: Any, plan: bytes, rows: int, stream: Any
+        self,
+        tensorrt: Any,
+        cuda: Any,
+        engine: Any,
+        rows: int,
+        stream: Any,
+        staged: Sequence[str],
     ) -> None:
-        self._cuda, self._stream = cuda, stream
-        self._engine = runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError("TensorRT cannot read the engine that it built; see its log")
+        """Of ``staged`` tensors the host has page-locked copies, to upload or download."""
+        self._cuda, self._stream, self._engine = cuda, stream, engine
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._inputs = []
         self._device: dict[str, Any] = {}
+        self._row_bytes: dict[str, int] = {}
         self._host: dict[str, npt.NDArray[Any]] = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
@@ -176,8 +211,10 @@ class _Program:
             shape = tuple(rows if side < 0 else side for side in shape)
             dtype = np.dtype(tensorrt.nptype(self._engine.get_tensor_dtype(name)))
             self._shapes[name] = shape
-            self._host[name] = cuda.pagelocked_empty(shape, dtype)
-            self._device[name] = cuda.mem_alloc(self._host[name].nbytes)
+            self._row_bytes[name] = int(np.prod(shape[1:])) * dtype.itemsize
+            self._device[name] = cuda.mem_alloc(self._row_bytes[name] * shape[0])
+            if name in staged:
+                self._host[name] = cuda.pagelocked_empty(shape, dtype)
             if self._engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT:
                 self._inputs.append(name)
         self._recorded: dict[int, tuple[Any, CudaGraph]] = {}
@@ -187,6 +224,8 @@ class _Program:
     def _record(self, count: int) -> tuple[Any, CudaGraph]:
         """An execution context of its own for ``count`` rows, and its work as a graph."""
         context = self._engine.create_execution_context()
+        if context is None:
+            raise EngineError("no GPU memory for TensorRT to run in; see its log")
         for name, memory in self._device.items():
             if name in self._inputs:
                 context.set_input_shape(name, (count, *self._shapes[name][1:]))
@@ -212,7 +251,7 @@ class _Program:
 
     def row(self, name: str, index: int) -> tuple[int, int]:
         """Device address and bytes of one row of a tensor."""
-        size = self._host[name].nbytes // self._shapes[name][0]
+        size = self._row_bytes[name]
         return int(self._device[name]) + index * size, size
 
     def download(self, *names: str) -> list[npt.NDArray[Any]]:
@@ -223,11 +262,15 @@ class _Program:
         return [self._host[name].copy() for name in names]
 
     def close(self) -> None:
-        for _, graph in self._recorded.values():
-            graph.destroy()
-        self._recorded.clear()
+        recorded, self._recorded = self._recorded, {}
+        for _, graph in recorded.values():
+            # After a fault of the GPU every call fails, this one too; the rest is to be given up even so.
+            with suppress(CudaError):
+                graph.destroy()
+        recorded.clear()
         self._device.clear()
-        self._engine = None
+        self._host.clear()
+        self._stream = self._engine = None
 
 
 def _interface(model: Any, path: Path) -> GraphInterface:
@@ -263,39 +306,69 @@ def in_half_precision(model: Any) -> Any:
 
 def _cache_folder() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(root) / "anyseg_ros" / "tensorrt"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(root) / "anyseg_ros" / "tensorrt"
 
 
-def plan_name(model: bytes, precision: str, rows: int, gpu: str, version: str) -> str:
-    """File name of a serialised engine: another one for another model, GPU, precision or TensorRT."""
+def plan_name(model: bytes, recipe: str, rows: int, gpu: str, version: str) -> str:
+    """File name of a serialised engine: another one for another model, GPU, recipe or TensorRT."""
     digest = hashlib.sha256(model)
-    for part in (precision, str(rows), gpu, version):
+    for part in (recipe, str(rows), gpu, version):
         digest.update(b"\0" + part.encode())
     return digest.hexdigest()[:32] + ".plan"
 
 
-def _plan(
+def _recipe(precision: Precision) -> str:
+    """What is done to a graph before it is built."""
+    if precision == "fp32":
+        return precision
+    import onnxruntime  # whose converter it is
+
+    return " ".join((precision, *_KEPT_IN_FP32, onnxruntime.__version__))
+
+
+def _engine(
     tensorrt: Any,
+    runtime: Any,
     logger: Any,
     model: Any,
     rows: int,
     precision: Precision,
     device: Any,
     say: Callable[[str], object],
-) -> bytes:
-    """The serialised engine for 1..rows rows, from the cache if it was built before."""
+) -> Any:
+    """The engine for 1..rows rows: from the cache if it was built before and can be read, else built."""
     folder = _cache_folder()
     gpu = f"{device.name()} {device.compute_capability()}"
-    name = plan_name(model.SerializeToString(), precision, rows, gpu, tensorrt.__version__)
-    path = folder / name
-    if path.is_file():
-        return path.read_bytes()
+    version = tensorrt.__version__
+    path = folder / plan_name(model.SerializeToString(), _recipe(precision), rows, gpu, version)
+    # A power cut while it was written, a full disk: a damaged file costs a build, not the GPU.
+    if kept := _read(path):
+        engine = runtime.deserialize_cuda_engine(kept)
+        if engine is not None:
+            return engine
+        say(f"TensorRT cannot read the engine kept in {path}: it is built again")
     say(
         f"building a TensorRT engine for {device.name()}: this takes minutes, and is done once; "
         f"it is kept in {folder}"
     )
+    timings = folder / f"timing-{version}-{gpu.replace(' ', '_')}.cache"
+    plan, timed = _build(tensorrt, logger, model, rows, precision, _read(timings))
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError("TensorRT cannot read the engine that it built; see its log")
+    try:
+        _write(path, plan)
+        if timed:
+            _write(timings, timed)
+    except OSError as error:
+        say(f"the engine cannot be kept, and is built again next time: {error}")
+    return engine
+
+
+def _build(
+    tensorrt: Any, logger: Any, model: Any, rows: int, precision: Precision, timings: bytes
+) -> tuple[bytes, bytes]:
+    """The serialised engine, and what is to be remembered of TensorRT's timings (nothing: empty)."""
     if precision == "fp16":
         model = in_half_precision(model)
     builder = tensorrt.Builder(logger)
@@ -312,21 +385,39 @@ def _plan(
         fixed = tuple(entry.shape)[1:]
         profile.set_shape(entry.name, (1, *fixed), (rows, *fixed), (rows, *fixed))
     config.add_optimization_profile(profile)
-    timings = folder / f"timing-{tensorrt.__version__}-{gpu.replace(' ', '_')}.cache"
-    known = timings.read_bytes() if timings.is_file() else b""
-    cache = config.create_timing_cache(known)
-    config.set_timing_cache(cache, False)
+    # None for a damaged one.
+    cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
+    if cache is not None:
+        config.set_timing_cache(cache, False)
     built = builder.build_serialized_network(network, config)
     if built is None:
         raise EngineError("TensorRT could not build an engine from the graph; see its log")
-    plan = bytes(built)
-    _write(timings, bytes(config.get_timing_cache().serialize()))
-    _write(path, plan)
-    return plan
+    kept = config.get_timing_cache()
+    return bytes(built), b"" if kept is None else bytes(kept.serialize())
+
+
+def _read(path: Path) -> bytes:
+    """The file's content; empty if there is none or it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: two nodes may build at the same time."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    """Whole or not at all: two nodes may build at the same time, and the power may fail.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

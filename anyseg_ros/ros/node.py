@@ -232,10 +232,12 @@ class SegmentationNode(LifecycleNode):
         self._configured = False
         if self._results is not None:
             self._results.destroy()
-        if self._engine is not None:
-            self._engine.close()
-        self._results = None
-        self._engine = None
+        engine, self._engine, self._results = self._engine, None, None
+        if engine is not None:
+            try:
+                engine.close()
+            except Exception as error:  # of a GPU that is gone, say: the node lives on without
+                self.get_logger().error(f"the engine cannot be released: {error!r}")
         self._calibration = None
         if not keep_message:
             self._last_result = ""

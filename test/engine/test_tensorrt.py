@@ -1,19 +1,22 @@
 """The TensorRT engine as far as it can be held to its word without a GPU, and in full where there is one."""
 
+import gc
 import importlib
 import shutil
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
+from fake_gpu import FakeGpu
 from pictures import areas
 from tensorrt_table import unsupported
 
 from anyseg_ros.engine import ENGINES, EngineError, ModelError, OnnxRuntimeEngine, load_engine
-from anyseg_ros.engine.cuda import CudaError, device_count
-from anyseg_ros.engine.tensorrt import TensorRtEngine, _plan, in_half_precision, plan_name
+from anyseg_ros.engine.cuda import CudaError, CudaGraph, device_count
+from anyseg_ros.engine.tensorrt import TensorRtEngine, in_half_precision, plan_name
 
 MODELS = sorted(p.parent for p in Path(__file__).parents[2].glob("models/*/encode.onnx"))
 GRAPHS = [path for model in MODELS for path in sorted(model.glob("*.onnx"))]
@@ -158,23 +161,124 @@ def test_auto_takes_the_next_engine_if_one_loads_but_does_not_run(tiny_model, mo
         load_engine(tiny_model, "openvino", 1)
 
 
-def test_a_build_is_announced_and_a_kept_engine_is_not(tmp_path, monkeypatch):
-    def builder(logger):
-        raise RuntimeError("the builder is called")
-
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A stand-in: what it cannot tell is whether the real ones do as it does."""
+    fake = FakeGpu()
+    fake.install(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    # Only what comes before the build: that itself needs a GPU.
-    bindings = SimpleNamespace(__version__="10.3", Builder=builder)
-    device = SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7))
-    model, said = onnx.ModelProto(), []
-    with pytest.raises(RuntimeError, match="the builder is called"):
-        _plan(bindings, None, model, 4, "fp32", device, said.append)
-    (text,) = said
-    assert "TensorRT engine for Orin: this takes minutes" in text
-    name = plan_name(model.SerializeToString(), "fp32", 4, "Orin (8, 7)", "10.3")
-    (tmp_path / "anyseg_ros/tensorrt" / name).write_bytes(b"built before")
-    assert _plan(bindings, None, model, 4, "fp32", device, said.append) == b"built before"
-    assert said == [text]
+    return fake
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_engines_own_part_gives_the_labels_of_onnx_runtime(tiny_model, gpu, precision):
+    exact, engine = load_engine(tiny_model, "onnxruntime"), TensorRtEngine(tiny_model, 0, precision)
+    assert engine.description == f"TensorRT 10.13.0, Fake GPU, {precision}"
+    images = areas(exact.card, 4)
+    for live in ((0,), (3, 1), (2, 0, 3), (0, 1, 2, 3), (1,)):
+        ids = np.array(live)
+        expected, got = exact.segment(images[ids], ids), engine.segment(images[ids], ids)
+        assert (expected.labels == got.labels).mean() > (0.999 if precision == "fp32" else 0.98), (
+            live
+        )
+        assert got.labels.dtype == got.confidence.dtype == np.uint8
+    features = engine.encode(images, np.arange(4))
+    kept = engine.fuse(features[:2]).labels
+    engine.encode(
+        images[::-1], np.arange(4)
+    )  # others' features must not land in slots that are held
+    np.testing.assert_array_equal(engine.fuse(features[:2]).labels, kept)
+
+
+def test_closed_engines_give_everything_back(tiny_model, gpu):
+    engines = [TensorRtEngine(tiny_model, 0, "fp32") for _ in range(2)]
+    for engine in engines:
+        engine.fuse(engine.encode(areas(engine.card, 2), np.arange(2)))
+        engine.close()
+        engine.close()
+    assert (gpu.allocated, gpu.contexts, gpu.graphs, gpu.retained) == (0, 0, {}, 1)
+    engine = TensorRtEngine(tiny_model, 0, "fp32")
+    features = engine.encode(areas(engine.card, 2), np.arange(2))
+    engine.close()  # while somebody holds features
+    del engine, features
+    gc.collect()
+    assert gpu.allocated == 0
+
+
+def test_an_engine_closes_after_a_fault_of_the_gpu(tiny_model, gpu):
+    engine = TensorRtEngine(tiny_model, 0, "fp32")
+    gpu.break_down()
+    with pytest.raises(CudaError, match="cuGraphLaunch failed with CUresult 700"):
+        engine.segment(areas(engine.card, 1), np.arange(1))
+    engine.close()
+    engine.close()
+    assert gpu.contexts == 0
+
+
+def test_a_capture_that_fails_says_why(gpu):
+    def fail():
+        raise EngineError("no rows")
+
+    with pytest.raises(EngineError, match="no rows"):
+        CudaGraph(1, fail)
+    assert gpu.captured is None
+
+
+def test_a_build_is_announced_and_kept(tiny_model, gpu, tmp_path):
+    said = []
+    for precision, builds in (("fp32", 2), ("fp32", 2), ("fp16", 4), ("fp32", 4)):
+        TensorRtEngine(tiny_model, 0, precision, said.append).close()
+        assert gpu.builds == builds
+    assert len(said) == 4  # two graphs in two precisions
+    assert "TensorRT engine for Fake GPU: this takes minutes" in said[0]
+    names = sorted(path.suffix for path in (tmp_path / "anyseg_ros/tensorrt").iterdir())
+    assert names == [".cache"] + [".plan"] * 4  # and no temporary file
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of a pl"], ids=["empty", "cut off"])
+def test_what_is_kept_and_damaged_is_built_again(tiny_model, gpu, tmp_path, damage):
+    TensorRtEngine(tiny_model, 0, "fp32").close()
+    whole = {path: path.read_bytes() for path in (tmp_path / "anyseg_ros/tensorrt").iterdir()}
+    for path in whole:
+        path.write_bytes(damage)
+    said = []
+    TensorRtEngine(tiny_model, 0, "fp32", said.append).close()
+    assert gpu.builds == 4
+    assert sum("cannot read the engine kept in" in text for text in said) == (2 if damage else 0)
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_an_engine_that_cannot_be_kept_runs_all_the_same(tiny_model, gpu, tmp_path):
+    (tmp_path / "anyseg_ros").write_text("in the folder's place")
+    said = []
+    engine = TensorRtEngine(tiny_model, 0, "fp32", said.append)
+    engine.segment(areas(engine.card, 1), np.arange(1))
+    assert sum("cannot be kept, and is built again next time" in text for text in said) == 2
+
+
+def test_what_is_missing_is_named(tiny_model, gpu, monkeypatch):
+    gpu.install(monkeypatch, version="8.6.1")
+    with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1 is too old: 10 or later"):
+        TensorRtEngine(tiny_model)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EngineError, match=r"tensorrt.*; install the extra"):
+        TensorRtEngine(tiny_model)
+    broken = ModuleType("pycuda")  # as where CUDA's own libraries are on no path
+    broken.__path__ = []
+    monkeypatch.setitem(sys.modules, "pycuda", broken)
+    monkeypatch.delitem(sys.modules, "pycuda.driver")
+    monkeypatch.setattr(sys, "meta_path", [MissingLibrary(), *sys.meta_path])
+    with pytest.raises(EngineError, match=r"^libcurand\.so\.10: cannot open") as refused:
+        TensorRtEngine(tiny_model)
+    assert "install the extra" not in str(refused.value)
+
+
+class MissingLibrary:
+    """Fails to import ``pycuda.driver`` as the loader of shared libraries does."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "pycuda.driver":
+            raise ImportError("libcurand.so.10: cannot open shared object file", name="_driver")
 
 
 def test_an_engine_is_kept_for_one_model_gpu_precision_and_version():

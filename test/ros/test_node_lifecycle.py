@@ -184,6 +184,18 @@ def test_configure_refuses_with_a_sentence_and_leaves_nothing(values, change, wo
         assert words in status.message and status.level == b"\x02"
 
 
+def test_an_engine_that_cannot_be_closed_is_given_up(values):
+    def fail():
+        raise RuntimeError("cuCtxPushCurrent failed: the GPU is gone")
+
+    with domain() as number, Host(number, **values) as host:
+        for _ in range(2):
+            assert host.node.trigger_configure() == SUCCESS, str(host.log)
+            host.node._engine.close = fail
+            assert host.node.trigger_cleanup() == SUCCESS
+        assert str(host.log).count("error: the engine cannot be released: RuntimeError('cuCtx") == 2
+
+
 def test_a_wrong_parameter_is_refused_until_it_is_set(values):
     """Not only once: a manager that tries again would get the default in its place."""
     wrong = {"engine": "tensort", "lidar__timeout": -3.0}
