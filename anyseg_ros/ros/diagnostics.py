@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -16,6 +16,7 @@ from anyseg_ros.ros.publishers import key_values
 from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.transport import large_message_remedy
 from anyseg_ros.sync import StreamState, StreamStatus
+from anyseg_ros.sync.streams import FAR_LIMIT_NS, NS_PER_S
 
 LARGE_MESSAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2")
 
@@ -37,6 +38,8 @@ class SensorLog:
     unused: str = ""
     """Why the last result that had the sensor's data could not use it; empty if it could."""
     frame_ids: set[str] = field(default_factory=set)
+    behind_clock_s: float | None = None
+    """How far the last message's stamp was behind the node's clock; None if there was none."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ def sensor_status(
         }
     if log.qos_mismatch:
         values["qos_mismatch"] = log.qos_mismatch
+    if log.behind_clock_s is not None:
+        values["stamp_behind_clock_s"] = log.behind_clock_s
     if status.age_s is not None:
         values["age_s"] = float(status.age_s)
     return DiagnosticStatus(
@@ -173,6 +178,32 @@ def sensor_status(
         hardware_id=",".join(sorted(log.frame_ids)),
         values=key_values(values),
     )
+
+
+def foreign_stamps(logs: Mapping[Modality, SensorLog]) -> str:
+    """Which sensors' stamps are of another time than the node's clock, and the remedies; empty if none.
+
+    Beside each other the synchronizer tells two times apart. Of one sensor, or of all alike, only the clock
+    tells, and it may be the clock that is wrong: such messages are used.
+    """
+    apart = {m: log.behind_clock_s or 0.0 for m, log in logs.items()}
+    foreign = [m for m, behind in sorted(apart.items()) if abs(behind) > FAR_LIMIT_NS / NS_PER_S]
+    if not foreign:
+        return ""
+    behind = apart[foreign[0]]
+    return (
+        f"stamps of {', '.join(m.label for m in foreign)} are {_duration(abs(behind))} "
+        f"{'behind' if behind > 0 else 'ahead of'} the node's clock, as will be those of the masks; TF of "
+        "now does not fit them. A driver should stamp with the host's time; for a recording or a "
+        "simulation set use_sim_time, with its /clock"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86_400.0, "days"), (3600.0, "hours")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.1f} s"
 
 
 def load_values(load: LoadShedder) -> dict[str, object]:

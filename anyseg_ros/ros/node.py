@@ -46,6 +46,7 @@ from anyseg_ros.ros.diagnostics import (
     diagnostic_name,
     explain_silence,
     find_publications,
+    foreign_stamps,
     load_values,
     sensor_status,
     stage_status,
@@ -79,6 +80,7 @@ NODE_NAME = "anyseg"
 _NS = 1_000_000_000
 _CLOCK_JUMP_BACK_NS = 50_000_000
 _START_GRACE_S = 5.0
+_FOREIGN_STAMPS_AGAIN_S = 60.0
 _NO_OUTPUT_S = 2.0
 
 
@@ -117,7 +119,6 @@ class SegmentationNode(LifecycleNode):
         self._receipt_clock = steady_clock()
         self._last_now_ns = 0
         self._epoch: int | None = None
-        self._statuses: dict[int, Mapping[Modality, StreamStatus]] = {}
         self._last_used: tuple[Modality, ...] | None = None
         self._last_result = ""
         self._published = 0
@@ -309,7 +310,6 @@ class SegmentationNode(LifecycleNode):
         self._health = None
         self._consistency = None
         self._verdict = None
-        self._statuses.clear()
 
     def _stream_configs(self) -> dict[Modality, StreamConfig]:
         parameters = self.parameters
@@ -362,6 +362,7 @@ class SegmentationNode(LifecycleNode):
         if not self._active or calibration is None or health is None:
             return
         log = self._inputs[modality].log
+        log.behind_clock_s = (int(self.get_clock().now().nanoseconds) - stamp) / 1e9
         if len(log.frame_ids) < 4:
             log.frame_ids.add(frame_id)
         if calibration.set_frame(modality, frame_id):
@@ -461,10 +462,7 @@ class SegmentationNode(LifecycleNode):
                 self._epoch = newest.epoch
             statuses = self._synchronizer.status(now)
             for matched in sets:
-                self._statuses[matched.stamp_ns] = statuses
-                self._worker.submit(matched)
-            while len(self._statuses) > 16:
-                self._statuses.pop(next(iter(self._statuses)))
+                self._worker.submit(matched, statuses)
         self._arm_deadline(now)
 
     def _prepare(self, modality: Modality, stamp: int, data: SensorData) -> None:
@@ -503,18 +501,17 @@ class SegmentationNode(LifecycleNode):
 
     # --- results (worker's thread) ------------------------------------------------------------
 
-    def _on_result(self, matched: MatchedSet, result: Segmentation) -> None:
+    def _on_result(
+        self,
+        matched: MatchedSet,
+        result: Segmentation,
+        statuses: Mapping[Modality, StreamStatus],
+    ) -> None:
         publishers, pipeline = self._results, self._pipeline
         if publishers is None or pipeline is None or not self._active:
             return
         with self._times.measure("publish"):
-            publishers.publish(
-                matched,
-                result,
-                self._statuses.get(matched.stamp_ns, {}),
-                pipeline,
-                self.parameters.overlay_alpha,
-            )
+            publishers.publish(matched, result, statuses, pipeline, self.parameters.overlay_alpha)
         timings = result.timings
         self._times.add("image", timings.build_s)
         self._times.add("encode", timings.encode_s)
@@ -644,6 +641,10 @@ class SegmentationNode(LifecycleNode):
                 text += "; the model was trained on synthetic data only"
                 level = DiagnosticStatus.WARN
         if self._active:
+            if elsewhen := foreign_stamps({m: sensor.log for m, sensor in self._inputs.items()}):
+                level = DiagnosticStatus.WARN
+                text += f"; {elsewhen}"
+                self._log.warning("stamps", elsewhen, _FOREIGN_STAMPS_AGAIN_S)
             values |= {"output_rate_hz": rate, "published": self._published}
             if self._worker is not None:
                 counters = self._worker.counters

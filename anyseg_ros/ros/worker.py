@@ -76,20 +76,20 @@ class SegmentationWorker:
     def __init__(
         self,
         pipeline: Pipeline,
-        on_result: Callable[[MatchedSet, Segmentation], None],
+        on_result: Callable[[MatchedSet, Segmentation, Any], None],
         on_error: Callable[[MatchedSet, Exception], None],
     ) -> None:
         """Start the thread.
 
         Args:
-            on_result: called on the worker's thread with each result.
+            on_result: called on the worker's thread with each result, and what came with its set.
             on_error: called on the worker's thread when a set could not be segmented.
         """
         self._pipeline = pipeline
         self._on_result = on_result
         self._on_error = on_error
         self._condition = threading.Condition()
-        self._waiting: MatchedSet | None = None
+        self._waiting: tuple[MatchedSet, Any] | None = None
         self._early: dict[Modality, _Early] = {}
         self._at: _Early | None = None
         self._predictions = {modality: UsePrediction() for modality in Modality}
@@ -101,12 +101,16 @@ class SegmentationWorker:
         self._thread = threading.Thread(target=self._run, name="anyseg-segment", daemon=True)
         self._thread.start()
 
-    def submit(self, matched: MatchedSet) -> None:
-        """Hand in a set; returns at once."""
+    def submit(self, matched: MatchedSet, beside: Any = None) -> None:
+        """Hand in a set; returns at once.
+
+        Args:
+            beside: given to ``on_result`` with the set's result.
+        """
         with self._condition:
             if self._waiting is not None:
                 self.counters.overtaken += 1
-            self._waiting = matched
+            self._waiting = matched, beside
             current = self._rig is None and not self._reset
             for modality, member in matched.members.items():
                 early = self._early.get(modality)
@@ -172,17 +176,19 @@ class SegmentationWorker:
                 if self._waiting is None:
                     modality = next(iter(self._early))
                     early = self._at = self._early.pop(modality)
-                    matched = None
+                    waiting = None
                 else:
-                    matched, self._waiting = self._waiting, None
+                    waiting, self._waiting = self._waiting, None
                     rig, self._rig = self._rig, None
                     reset, self._reset = self._reset, False
-            if matched is None:
+            if waiting is None:
                 self._prepare(modality, early)
             else:
-                self._segment(matched, rig, reset)
+                self._segment(*waiting, rig, reset)
 
-    def _segment(self, matched: MatchedSet, rig: RigCalibration | None, reset: bool) -> None:
+    def _segment(
+        self, matched: MatchedSet, beside: Any, rig: RigCalibration | None, reset: bool
+    ) -> None:
         try:
             if rig is not None:
                 self._pipeline.recalibrate(rig)
@@ -192,7 +198,7 @@ class SegmentationWorker:
             with self._condition:
                 for modality in result.used:
                     self._predictions[modality].note_use(matched.members[modality].stamp_ns)
-            self._on_result(matched, result)
+            self._on_result(matched, result, beside)
         except NoUsableInputError as error:
             self.counters.unusable += 1
             self._on_error(matched, error)

@@ -236,6 +236,8 @@ class Stream:
         self._usual_behind_ns: int | None = None
         self._usual_delay_ns = 0
         self._late = False
+        self._was_away = False
+        """silent for longer than the timeout since the delays were begun"""
 
     # --- liveness, on receipt time ------------------------------------------------------------
 
@@ -270,6 +272,7 @@ class Stream:
         """Note that a message arrived, whatever it says."""
         if self.heard_ns is not None and now_ns - self.heard_ns > self.timeout_ns:
             self._receipts.clear()  # the rate since the return, not across the outage
+            self._was_away = True
         self.heard_ns = now_ns
         self._receipts.append(now_ns)
         self._silence = None  # told anew after this message
@@ -460,16 +463,18 @@ class Stream:
 
     def distrust(self, others: OthersDelay | None) -> None:
         """Quarantine the stream for its stamps, until they fit its former lateness again."""
-        if self._distrust is None and self.suspicion is not None:
+        if self.suspicion is None:
+            return
+        if self._distrust is None:
             self._distrust = self.suspicion.reason
-            delay = self.suspicion.delay_ns
-            if others is None:
-                return
-            if self.knows_its_delay and abs(delay - self._delays[-1]) > BACK_LIMIT_NS:
-                self._home_lateness_ns = self._delays[-1] - others.latest_ns
-            else:
-                # Its stamps have not jumped, so they have no home to come back to: the clock is another.
-                self._clock_apart_ns = delay - others.latest_ns
+        if others is None or (self._home_lateness_ns, self._clock_apart_ns) != (None, None):
+            return  # where they are not known yet, a later message tells
+        delay = self.suspicion.delay_ns
+        if self.knows_its_delay and abs(delay - self._delays[-1]) > BACK_LIMIT_NS:
+            self._home_lateness_ns = self._delays[-1] - others.latest_ns
+        else:
+            # Its stamps have not jumped, so they have no home to come back to: the clock is another.
+            self._clock_apart_ns = delay - others.latest_ns
 
     @property
     def is_distrusted(self) -> bool:
@@ -503,7 +508,7 @@ class Stream:
 
     def accept(self, stamp_ns: int, now_ns: int) -> None:
         """Learn from a believable message."""
-        if self.accepted_ns is not None and now_ns - self.accepted_ns > self.timeout_ns:
+        if self._was_away:
             # After an outage the sensor, the network or the replay may be another.
             self._forget_delays()
         self.accepted_ns = now_ns

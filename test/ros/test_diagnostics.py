@@ -7,7 +7,13 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from anyseg_ros.modality import Modality
-from anyseg_ros.ros.diagnostics import Publication, SensorLog, explain_silence, sensor_status
+from anyseg_ros.ros.diagnostics import (
+    Publication,
+    SensorLog,
+    explain_silence,
+    foreign_stamps,
+    sensor_status,
+)
 from anyseg_ros.ros.parameters import NodeParameters
 from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
@@ -155,3 +161,17 @@ def test_refused_camera_infos_are_counted_apart():
     values = {v.key: v.value for v in status(log=log).values}
     assert values["camera_info_rejected"] == "2" and values["rejected"] == "0"
     assert values["camera_info_last_error"] == "uncalibrated"
+
+
+def test_stamps_of_another_time_than_the_clocks_are_told():
+    def logs(**behind):
+        return {Modality.from_label(m): SensorLog(behind_clock_s=s) for m, s in behind.items()}
+
+    assert foreign_stamps(logs(camera=0.03, depth=-1.9, event=1.9, lidar=None)) == ""
+    ahead = foreign_stamps(logs(camera=0.03, lidar=-37.0))
+    assert ahead.startswith("stamps of lidar are 37.0 s ahead of the node's clock")
+    uptime = foreign_stamps(logs(lidar=20_000 * 86_400.0))
+    assert "lidar are 20000 days behind" in uptime and "use_sim_time" in uptime
+    assert "of camera, lidar are 3 hours behind" in foreign_stamps(logs(camera=10_800.0, lidar=1e5))
+    values = {v.key: v.value for v in status(log=SensorLog(behind_clock_s=0.25)).values}
+    assert values["stamp_behind_clock_s"] == "0.250"

@@ -48,13 +48,13 @@ class GatedEngine(CountingEngine):
 @pytest.fixture
 def worker(tiny_model):
     engine = GatedEngine(load_engine(tiny_model, threads=1))
-    results, errors = [], []
+    results, errors, beside = [], [], []
     found = SegmentationWorker(
         Pipeline(engine, rig(CAMERA, DEPTH)),
-        lambda _, result: results.append(result),
+        lambda _, result, with_set: (beside.append(with_set), results.append(result)),
         lambda _, error: errors.append(error),
     )
-    found.engine, found.results, found.errors = engine, results, errors
+    found.engine, found.results, found.errors, found.beside = engine, results, errors, beside
     yield found
     engine.gate.release(1000)
     found.close()
@@ -158,7 +158,7 @@ def test_packets_that_are_being_encoded_are_not_built_again(tiny_model):
         begun.append(modality),
         start(modality, *rest),
     )
-    worker = SegmentationWorker(pipeline, lambda _, result: results.append(result), print)
+    worker = SegmentationWorker(pipeline, lambda _, result, __: results.append(result), print)
     worker.engine, worker.results = engine, results
     packets = packet(5), packet(6)
     for stamp in range(2, 14):
@@ -226,13 +226,14 @@ def test_what_was_encoded_is_of_the_message_itself_not_of_its_stamp(worker):
 
 
 def test_a_set_that_waits_gives_way_to_a_newer_one_and_is_counted(worker):
-    for stamp in (1, 2, 3):
-        worker.submit(matched(stamp, camera=(stamp, gray(stamp))))
+    for stamp in range(1, 51):
+        worker.submit(matched(stamp, camera=(stamp, gray(stamp))), f"states at {stamp}")
         until(worker.engine.busy.is_set)  # at the gate with 1
     worker.engine.gate.release(9)
     until(lambda: len(worker.results) == 2)
-    assert [result.stamp_ns for result in worker.results] == [1, 3]
-    assert worker.counters.overtaken == 1
+    assert [result.stamp_ns for result in worker.results] == [1, 50]
+    assert worker.beside == ["states at 1", "states at 50"]
+    assert worker.counters.overtaken == 48
 
 
 def test_a_set_of_another_time_is_not_segmented_after_a_reset(worker):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 from sync_reference import RIG, Arrival, Player, S, make_arrivals, rig_config
@@ -215,6 +216,34 @@ def test_of_two_that_contradict_the_one_near_receipt_time_is_right(wrong, by_s):
     (right,) = {CAMERA, LIDAR} - {wrong}
     assert set(outputs[-1].matched.members) == {right}
     assert player.sync.status(55 * S)[wrong].state is StreamState.QUARANTINED
+
+
+@pytest.mark.parametrize("wrong", [CAMERA, LIDAR])
+@pytest.mark.parametrize("right_hz", [4, 5, 10, 30])
+@pytest.mark.parametrize("by_s", [-1_000_000, 37])
+def test_a_slow_sensor_is_believed_against_a_fast_one_with_another_clock(wrong, right_hz, by_s):
+    """Whoever begins, and however its messages fall: a LiDAR on atomic time, or on its uptime."""
+    (right,) = {CAMERA, LIDAR} - {wrong}
+    for late_ms in range(-1000, 1001, 100):
+        now = steady_clock()()
+        rig = {
+            wrong: replace(RIG[wrong], latency_ms=80, phase_ms=max(late_ms, 0)),
+            right: replace(RIG[right], period_ms=1000 / right_hz, phase_ms=max(-late_ms, 0)),
+        }
+        arrivals = make_arrivals(rig, 12.0, seed=late_ms, origin_ns=now, clock_ns=now)
+        told = [
+            Arrival(a.receipt_ns, a.key, a.stamp_ns + (by_s * S if a.key is wrong else 0))
+            for a in arrivals
+        ]
+        player = Player(rig_config(), believable=False)
+        outputs = player.play(told)
+        late = [o.matched for o in outputs if o.now_ns > now + 6 * S]
+        assert late and {m.anchor for m in late} == {right}, late_ms
+        assert player.sync.epoch <= 1, late_ms
+        status = player.sync.status(now + 12 * S)[wrong]
+        assert status.state is StreamState.QUARANTINED, late_ms
+        side = "behind" if by_s < 0 else "ahead of"
+        assert f"{side} the others" in status.reason and "timestamp mode" in status.reason, late_ms
 
 
 def test_a_sensor_with_its_own_clock_that_was_there_first_yields_to_the_right_one():
