@@ -12,9 +12,9 @@ import logging
 import sys
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ if __package__ in (None, ""):  # called as a script: make the repository importa
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import onnx
 import torch
 
 from anyseg_ros.classes import ClassSet
 from anyseg_ros.engine import EngineError
 from anyseg_ros.engine.base import EngineOutput
+from anyseg_ros.engine.half_weights import pack_weights
 from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from anyseg_ros.modalities.encoding import EncodingSpec
@@ -108,6 +110,7 @@ def export(
     metrics: dict[str, Any] | None = None,
     prediction: str = ENSEMBLE,
     output_stride: int = 1,
+    half_weights: bool = False,
 ) -> ModelCard:
     """Write the graphs of a model and check them against torch.
 
@@ -118,11 +121,18 @@ def export(
         metrics: measured quality, for its card.
         prediction: which prediction of a Linear Fusion network.
         output_stride: 2 for decisions on every second pixel and row only, of other networks.
+        half_weights: round weights to half floats and store them as such; they are computed with in float32.
 
     Raises:
         ExportError: if ONNX Runtime and torch disagree, or the network has no such prediction.
     """
     card = make_card(trained, name, metrics or {})
+    if half_weights:
+        card = replace(
+            card,
+            model_id=weights_hash({"of": np.frombuffer(card.model_id.encode(), np.uint8)}),
+            provenance={**card.provenance, "half_weights": True},
+        )
     height, width = card.input_height, card.input_width
     if isinstance(trained.network, LinearFusionSegmentor):
         try:
@@ -130,17 +140,37 @@ def export(
         except ValueError as error:
             raise ExportError(str(error)) from None
         folder.mkdir(parents=True, exist_ok=True)
+        if half_weights:
+            round_weights(segment)
         write_segment(segment, folder, len(card.modalities), height, width)
-        attach_card(folder / "segment.onnx", card.for_graph("segment"))
+        _finish(folder, ("segment",), card, half_weights)
         check_segment(segment, folder)
         return card.for_graph("segment")
     encode, fuse = exportable(trained.network, height, width, output_stride)
     folder.mkdir(parents=True, exist_ok=True)
+    if half_weights:
+        round_weights(encode, fuse)
     write_graphs(encode, fuse, folder, height, width)
-    for graph in ("encode", "fuse"):
-        attach_card(folder / f"{graph}.onnx", card.for_graph(graph))
+    _finish(folder, ("encode", "fuse"), card, half_weights)
     check(encode, fuse, folder)
     return card
+
+
+def round_weights(*graphs: torch.nn.Module) -> None:
+    """Round weights, not biases, to half floats, in place: torch is then compared as it was written."""
+    with torch.no_grad():
+        for graph in graphs:
+            for value in graph.parameters():
+                if value.ndim > 1:
+                    value.copy_(value.half())
+
+
+def _finish(folder: Path, graphs: Sequence[str], card: ModelCard, half_weights: bool) -> None:
+    for graph in graphs:
+        path = folder / f"{graph}.onnx"
+        if half_weights:
+            onnx.save(pack_weights(onnx.load(path)), path)
+        attach_card(path, card.for_graph(graph))
 
 
 @contextmanager
@@ -282,6 +312,11 @@ def main(arguments: list[str] | None = None) -> None:
         choices=(1, 2),
         help="2 decides on every second pixel and row only, and repeats it: faster, borders a pixel coarser",
     )
+    parser.add_argument(
+        "--half-weights",
+        action="store_true",
+        help="store weights as half floats: half the size; all is computed in float32 as before",
+    )
     parser.add_argument("--name", help="name in the model card; default: the folder's")
     parser.add_argument(
         "--metrics", type=Path, help="JSON of training/evaluate.py; its mean goes into the card"
@@ -293,7 +328,15 @@ def main(arguments: list[str] | None = None) -> None:
         metrics = {row["subset"]: row["miou"] for row in rows if row["condition"] == "all"}
     trained = load_trained(options.checkpoint, options.weights)
     name = options.name or options.folder.name
-    card = export(trained, options.folder, name, metrics, options.prediction, options.output_stride)
+    card = export(
+        trained,
+        options.folder,
+        name,
+        metrics,
+        options.prediction,
+        options.output_stride,
+        options.half_weights,
+    )
     size = sum(path.stat().st_size for path in options.folder.glob("*.onnx")) / 1e6
     print(f"{options.folder}: {card.name} {card.model_id}, {size:.1f} MB, checked against torch")
 

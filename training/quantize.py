@@ -27,6 +27,7 @@ from onnxruntime import quantization
 from tqdm import tqdm
 
 from anyseg_ros.engine import EngineError, ModelError
+from anyseg_ros.engine.half_weights import unpack_weights
 from anyseg_ros.engine.model_card import ModelCard, attach_card, weights_hash
 from anyseg_ros.engine.onnx import OnnxRuntimeEngine
 from training.data.batches import draw_subsets, split_planes
@@ -132,7 +133,7 @@ def quantise(folder: Path, output: Path, data: FrameSource, frames: int) -> Mode
     about: Mapping[str, Any] = {"frames": len(calibration.chosen), "of": engine.card.model_id}
     constants: dict[str, npt.NDArray[Any]] = {}
     for graph in GRAPHS:
-        model = onnx.load(folder / f"{graph}.onnx")
+        model = unpack_weights(onnx.load(folder / f"{graph}.onnx"))
         inputs = [entry.name for entry in model.graph.input]
         weights = {entry.name for entry in model.graph.initializer}
         quantization.quantize_static(

@@ -25,6 +25,7 @@ from anyseg_ros.engine.base import EngineOutput, Features
 from anyseg_ros.engine.cuda import CudaError, CudaGraph, device_count
 from anyseg_ros.engine.errors import EngineError, ModelError
 from anyseg_ros.engine.graph_engine import GraphEngine
+from anyseg_ros.engine.half_weights import unpack_weights
 from anyseg_ros.engine.model_card import card_from_metadata
 from anyseg_ros.engine.model_files import GraphInterface, check_pair, graph_path, is_segment_model
 
@@ -83,7 +84,7 @@ class TensorRtEngine(GraphEngine):
         for graph in ("encode", "fuse"):
             path = graph_path(model_dir, graph)
             try:
-                models[graph] = onnx.load(str(path))
+                models[graph] = unpack_weights(onnx.load(str(path)))
             except Exception as error:  # protobuf and onnx raise many types for a damaged file
                 raise ModelError(f"{path} is no readable ONNX model: {error}") from None
             interfaces[graph] = _interface(models[graph], path)

@@ -16,6 +16,7 @@ from tensorrt_table import unsupported
 
 from anyseg_ros.engine import ENGINES, EngineError, ModelError, OnnxRuntimeEngine, load_engine
 from anyseg_ros.engine.cuda import CudaError, CudaGraph, device_count
+from anyseg_ros.engine.half_weights import unpack_weights
 from anyseg_ros.engine.tensorrt import TensorRtEngine, in_half_precision, plan_name
 
 MODELS = sorted(p.parent for p in Path(__file__).parents[2].glob("models/*/encode.onnx"))
@@ -61,7 +62,7 @@ USED_TO_BUILD = {
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 def test_every_operator_and_type_of_the_shipped_graphs_is_supported(path, half):
-    model = onnx.load(path)
+    model = unpack_weights(onnx.load(path))
     if half:
         model = in_half_precision(model)
     assert unsupported(model) == []
@@ -86,7 +87,8 @@ def test_half_precision_keeps_the_labels(model, tmp_path):
     rng = np.random.default_rng(0)
     half = shutil.copytree(model, tmp_path / "half")
     for graph in ("encode", "fuse"):
-        onnx.save(in_half_precision(onnx.load(half / f"{graph}.onnx")), half / f"{graph}.onnx")
+        packed = onnx.load(half / f"{graph}.onnx")
+        onnx.save(in_half_precision(unpack_weights(packed)), half / f"{graph}.onnx")
     exact, rounded = load_engine(model, "onnxruntime"), load_engine(half, "onnxruntime")
     card = exact.card
     images = rng.integers(0, 256, (2, card.input_height, card.input_width, 3), np.uint8)

@@ -15,6 +15,7 @@ from tiny_model import tiny_card
 
 from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.engine import load_engine
+from anyseg_ros.engine.half_weights import pack_weights, unpack_weights
 from anyseg_ros.modality import MODALITIES, Modality
 from training import quantize
 from training.export import export
@@ -53,7 +54,7 @@ def data():
     }
 
 
-def exported(config, folder):
+def exported(config, folder, half_weights=False):
     """A network with random weights and statistics, exported; the weights as they were."""
     torch.manual_seed(1)
     network = make_network(config).eval()
@@ -67,7 +68,7 @@ def exported(config, folder):
             value.add_(0.01 * torch.randn_like(value))
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     trained = TrainedSegmentor(network, 7, {"name": "Supervised", "seed": 2}, data())
-    card = export(trained, folder, "small")
+    card = export(trained, folder, "small", half_weights=half_weights)
     original = make_network(config).eval()
     original.load_state_dict(weights)
     return original, card
@@ -138,6 +139,37 @@ def test_training_goes_on_from_it(model, tmp_path):
     with pytest.raises(CheckpointError, match="folded"):
         AnySegStudent(folder, loose, start_from_teacher=True)
     AnySegStudent(folder, loose)  # to teach it need not be trained
+
+
+@pytest.mark.parametrize("make", [*MAKES, "segment"])
+def test_half_weights_halve_the_file_and_nothing_else(make, tmp_path):
+    changes = {"linear_fusion": LinearFusionConfig()} if make == "segment" else MAKES[make]
+    config = SegmentorConfig(head_width=32, **changes)
+    _, whole_card = exported(config, tmp_path / "whole")
+    _, card = exported(config, tmp_path / "half", half_weights=True)
+    assert card.provenance["half_weights"] and card.model_id != whole_card.model_id
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / name).glob("*.onnx"))
+        for name in ("whole", "half")
+    ]
+    assert sizes[1] < 0.65 * sizes[0]
+    engines = [load_engine(tmp_path / name, "onnxruntime", 1) for name in ("whole", "half")]
+    batch = images(1, HEIGHT, WIDTH)[0].permute(0, 2, 3, 1).numpy()
+    for ids in (np.arange(4), np.array([2])) if make != "segment" else (np.array([0, 1]),):
+        whole, half = (engine.segment(batch[ids], ids) for engine in engines)
+        assert (whole.labels == half.labels).mean() > 0.98
+    for path in (tmp_path / "half").glob("*.onnx"):
+        packed = onnx.load(path)
+        before = {i.name: i for i in onnx.load(tmp_path / "whole" / path.name).graph.initializer}
+        unpacked = unpack_weights(onnx.load(path))
+        names = {i.name for i in unpacked.graph.initializer}
+        assert names == set(before) and len(packed.graph.node) > len(unpacked.graph.node)
+        assert pack_weights(unpacked).graph == packed.graph
+    if make != "segment":
+        network = load_trained(tmp_path / "half").anymodal
+        logits = network.predict_subsets(images(1, HEIGHT, WIDTH), (MODALITIES,))[0]
+        labels = full_size(logits, HEIGHT, WIDTH, False).argmax(-1)[0].numpy()
+        assert (labels == engines[1].segment(batch, np.arange(4)).labels).mean() > 0.999
 
 
 def test_weights_of_other_slots_are_refused():

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from anyseg_ros.engine.errors import ModelError
+from anyseg_ros.engine.half_weights import unpack_weights
 from anyseg_ros.engine.model_card import ModelCard, card_from_metadata
 from anyseg_ros.engine.model_files import graph_path
 from training.models.head import LEVELS
@@ -130,7 +131,7 @@ def _read(folder: Path, graph: str) -> tuple[ModelCard, dict[str, Tensor]]:
     """A graph's card and its weights by their names in the network."""
     try:
         path = graph_path(folder, graph)
-        model = onnx.load(str(path))
+        model = unpack_weights(onnx.load(str(path)))
         card = card_from_metadata({e.key: e.value for e in model.metadata_props}, path)
     except ModelError as error:
         raise CheckpointError(str(error)) from None
