@@ -47,8 +47,11 @@ from anyseg_ros.evaluation.sources import (
 from anyseg_ros.modalities import RigCalibration
 from anyseg_ros.modality import MODALITIES, Modality, all_subsets, subset_name
 from anyseg_ros.pipeline import Segmentation
+from anyseg_ros.sync import DropReason
 
 _SPEED_LIMITS = (0.8, 1.25)
+_APART_LIMIT_S = 0.25
+"""Stamps of two sensors this far apart are told of one that is not matched: the default ``max_age``."""
 FRAGILE_STRETCH_S = 2.0
 WRITTEN = (
     "index.html", "results.json", "timing.json", "frames.csv", "subsets.csv", "classes.csv",
@@ -477,6 +480,8 @@ def remarks(
                 f"{modality.label}: stamps on {topic} run {speed:.1f} times as fast as the recording; "
                 "it was recorded from a replay: use --clock stamps"
             )
+        if (line := _unmatched(modality, arrivals, base, topic)) is not None:
+            lines.append(line)
     if epochs > 1:
         lines.append(f"time jumped back: {epochs} epochs, each scored on its own")
     if scorer.unusable:
@@ -510,6 +515,57 @@ def remarks(
                 )
             )
     return lines
+
+
+def _unmatched(modality: Modality, arrivals: BagArrivals, base: Walk, topic: str) -> str | None:
+    """What to say of a sensor most of whose messages never were in a set; ``None`` of any other."""
+    log, count = arrivals.logs[modality], base.synchronizer.counters.get(modality)
+    readable = log.received - log.refused
+    if count is None or not readable:
+        return None
+    lost = {**count.dropped}
+    lost[DropReason.BAD_CONTENT] -= log.refused  # these have a line of their own
+    reason = max(lost, key=lambda r: lost[r])
+    # That few are needed of a sensor that is faster than the leading one is as it should be.
+    mostly = lost[reason] > readable / 2 and reason is not DropReason.UNUSED
+    if not mostly and (count.used or not any(lost.values())):
+        return None
+    why = reason.value
+    if reason in (DropReason.BAD_CONTENT, DropReason.QUARANTINED):
+        why += f" ({base.health.health[modality].last_finding or 'the others contradict it'})"
+    others = [m for m in base.sensors if m is not modality]
+    remedy = f"leave it out with --sensors {subset_name(others)}" if others else ""
+    apart_s = _clock_apart_s(modality, arrivals, others)
+    if apart_s is not None and abs(apart_s) > _APART_LIMIT_S:
+        way = "behind" if apart_s > 0 else "ahead of"
+        why += f"; its stamps are {_long_time(abs(apart_s))} {way} the other sensors'"
+        remedy = (
+            "if its clock is another, record with the driver's timestamp mode set to the host's time, or "
+            + remedy
+        )
+    return (
+        f"{modality.label}: {readable - count.used} of {readable} messages on {topic} not matched, most "
+        f"often: {why}" + (f"; {remedy}" if remedy else "")
+    )
+
+
+def _clock_apart_s(
+    modality: Modality, arrivals: BagArrivals, others: Sequence[Modality]
+) -> float | None:
+    """How much more a sensor's stamps lie behind the log times than those of the others."""
+    own = arrivals.logs[modality].delay_s
+    delays = [d for m in others if (d := arrivals.logs[m].delay_s) is not None]
+    if own is None or not delays:
+        return None
+    # Of two that contradict each other the one near the log times is right.
+    return own - sorted(delays, key=abs)[(len(delays) - 1) // 2]
+
+
+def _long_time(seconds: float) -> str:
+    for name, length in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {name}"
+    return f"{seconds:.1f} s"
 
 
 def _few(numbers: Iterable[int]) -> str:

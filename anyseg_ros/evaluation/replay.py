@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -194,13 +195,21 @@ class InputLog:
     last_log_ns: int | None = None
     jumps_back: int = 0
     """stamps more than half a second before the one in front of them"""
+    delays_s: array[float] = field(default_factory=lambda: array("d"))
+    """log time minus stamp of each message that could be read"""
 
     def note(self, stamp_ns: int, log_ns: int) -> None:
+        self.delays_s.append((log_ns - stamp_ns) / NS_PER_S)
         if self.first_stamp_ns is None:
             self.first_stamp_ns, self.first_log_ns = stamp_ns, log_ns
         if self.last_stamp_ns is not None and stamp_ns < self.last_stamp_ns - NS_PER_S // 2:
             self.jumps_back += 1
         self.last_stamp_ns, self.last_log_ns = stamp_ns, log_ns
+
+    @property
+    def delay_s(self) -> float | None:
+        """Usual log time minus stamp, the median; ``None`` where nothing could be read."""
+        return float(np.median(self.delays_s)) if self.delays_s else None
 
     @property
     def speed(self) -> float | None:

@@ -635,6 +635,57 @@ def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
     assert results["run"]["segmented"] == 10
 
 
+@pytest.mark.parametrize(
+    ("sensor", "apart_s", "told"),
+    [
+        (
+            LIDAR,
+            37.0,
+            "lidar: 30 of 30 messages on /lidar/points not matched, most often: stamp from the future; its "
+            "stamps are 37.0 s ahead of the other sensors'; if its clock is another, record with the "
+            "driver's timestamp mode set to the host's time, or leave it out with --sensors camera+depth",
+        ),
+        (LIDAR, -1.69e9, "stamp far behind receipt; its stamps are 53.6 years behind the other"),
+        (LIDAR, -0.6, "can use; its stamps are 0.6 s behind the other"),
+        (CAMERA, -3 * 86400.0, "its stamps are 3.0 days behind the other"),
+    ],
+)
+def test_a_sensor_of_another_clock_is_told(engine, tmp_path, sensor, apart_s, told):
+    def elsewhen(topic, message):
+        if topic == TOPICS[sensor]:
+            stamp = message.header.stamp
+            moved = stamp.sec * NS + stamp.nanosec + round(apart_s * NS)
+            stamp.sec, stamp.nanosec = divmod(moved, NS)
+        return message
+
+    path = write_bag(tmp_path / "drive", 3.0, (CAMERA, DEPTH, LIDAR), labels=False, change=elsewhen)
+    _, text = remarks(path, engine)
+    assert told in text
+    assert text.count("not matched") == 1
+    assert "no set holds all of" in text
+
+
+def test_a_sensor_that_is_never_believed_is_told_with_what_was_wrong(engine, tmp_path):
+    def black(topic, message):
+        if topic == TOPICS[CAMERA]:
+            message.data = cv2.imencode(".png", np.zeros((64, 128, 3), np.uint8))[1]
+        return message
+
+    _, text = remarks(write_bag(tmp_path / "drive", 1.0, change=black), engine)
+    assert "camera: 10 of 10 messages on /camera/image/compressed not matched" in text
+    assert "most often: stream is quarantined (black: 99 % of" in text
+    assert "leave it out with --sensors depth+event+lidar" in text
+    assert "timestamp mode" not in text
+
+
+def test_messages_that_no_set_needs_are_not_worth_a_remark(engine, tmp_path, monkeypatch):
+    monkeypatch.setitem(made_bag.PERIOD_S, CAMERA, 0.4)
+    results, text = remarks(write_bag(tmp_path / "drive", 4.0, (CAMERA, DEPTH)), engine)
+    depth = results["sensors"][1]
+    assert depth["not_matched"]["no set needed it"] > depth["received"] / 2
+    assert "not matched" not in text
+
+
 def test_damage_in_the_recording_does_what_the_same_fault_does(recording, engine, tmp_path):
     def damaged(topic, message):
         if topic == TOPICS[LIDAR]:
