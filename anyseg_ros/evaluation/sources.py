@@ -40,6 +40,21 @@ TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 
+_LIVOX = "Livox's own format is not read; with xfer_format: 0 its driver publishes PointCloud2"
+_EVENT_ARRAY = (
+    "EventArray is not read; EventPacket of event_camera_msgs (encodings evt3 and mono) is, and "
+    "PointCloud2 with x, y, t, p"
+)
+_UNREAD_TYPES = {
+    "livox_ros_driver/msg/CustomMsg": _LIVOX,
+    "livox_ros_driver2/msg/CustomMsg": _LIVOX,
+    "livox_interfaces/msg/CustomMsg": _LIVOX,
+    "dvs_msgs/msg/EventArray": _EVENT_ARRAY,
+    "prophesee_event_msgs/msg/EventArray": _EVENT_ARRAY,
+    "event_array_msgs/msg/EventArray": _EVENT_ARRAY,
+}
+"""Sensor data that cannot be read, with what can be done."""
+
 _LABEL_RANKS = tuple(
     re.compile(words, re.IGNORECASE)
     for words in (r"ground_?truth", r"label|annotation", "semantic")
@@ -55,6 +70,7 @@ _NODE_OUTPUTS = frozenset(
 """What the segmentation node publishes below its name."""
 _EVENT_WORDS = re.compile(r"event|dvs", re.IGNORECASE)
 _DEPTH_WORDS = re.compile(r"depth", re.IGNORECASE)
+_OPTICAL_FRAME = re.compile(r"optical", re.IGNORECASE)
 _NOT_COLOR_WORDS = re.compile(r"infra|thermal|mask|confidence|overlay|debug", re.IGNORECASE)
 
 
@@ -132,6 +148,8 @@ class _Candidate:
     source: SensorSource
     rank: tuple[int, ...]
     """lower is better"""
+    doubt: str = ""
+    """what it looks like instead, and why"""
 
 
 def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
@@ -187,10 +205,17 @@ def find_sources(bag: Bag, overrides: Overrides | None = None) -> Sources:
         if choices:
             sensors[modality] = choices[0].source
         if len(choices) > 1:
-            others = ", ".join(c.source.topic for c in choices[1:])
+            others = ", ".join(
+                c.source.topic + (f" ({c.doubt})" if c.doubt else "") for c in choices[1:]
+            )
             notes.append(
                 f"{modality.label}: {choices[0].source.topic} taken, not {others}; "
                 f"choose with --topic {modality.label}=TOPIC"
+            )
+        if choices and choices[0].doubt:
+            notes.append(
+                f"{modality.label}: {choices[0].source.topic} taken, for want of another: "
+                f"{choices[0].doubt}; leave it out with --sensors, which lists those to use"
             )
     if not sensors:
         raise SourceError(
@@ -257,6 +282,8 @@ def _find_labels(
 
 def _classify(bag: Bag, topic: Topic, notes: list[str]) -> _Candidate | None:
     """Which sensor a topic is, if it is one."""
+    if topic.type in _UNREAD_TYPES:
+        notes.append(f"{topic.name} ({topic.type}) passed over: {_UNREAD_TYPES[topic.type]}")
     if topic.type not in (IMAGE, COMPRESSED_IMAGE, POINT_CLOUD, EVENT_PACKET):
         return None
     if _CLASSES_WORDS.search(topic.name):
@@ -296,7 +323,9 @@ def _classify(bag: Bag, topic: Topic, notes: list[str]) -> _Candidate | None:
             notes.append(f"{topic.name} passed over: depth in a picture encoding without a unit")
             return None
     grey = "mono" in str(getattr(first, "encoding", ""))
+    doubt = _as_depth_camera(topic, first) if kind == "scan" else ""
     rank = (
+        int(bool(doubt)),
         int(kind in ("image", "compressed") and modality is Modality.EVENT),
         int(bool(_NOT_COLOR_WORDS.search(topic.name))),
         int(grey),
@@ -304,7 +333,21 @@ def _classify(bag: Bag, topic: Topic, notes: list[str]) -> _Candidate | None:
         int(kind.startswith("compressed")),
         -topic.messages,
     )
-    return _Candidate(modality, _source(topic, kind, first), rank)
+    return _Candidate(modality, _source(topic, kind, first), rank, doubt)
+
+
+def _as_depth_camera(topic: Topic, first: Any) -> str:
+    """Why a cloud looks like a depth camera's, which shows nothing that its depth does not."""
+    frame = str(first.header.frame_id)
+    if _DEPTH_WORDS.search(topic.name):
+        why = "depth is in its name"
+    elif {"rgb", "rgba"} & {f.name for f in first.fields}:
+        why = "it has colours"
+    elif _OPTICAL_FRAME.search(frame):
+        why = f"its frame is {frame}"
+    else:
+        return ""
+    return f"a depth camera's cloud, as {why}"
 
 
 def _source(topic: Topic, kind: str, first: Any) -> SensorSource:
@@ -334,6 +377,7 @@ def _as_sensor(bag: Bag, topic: Topic, modality: Modality) -> SensorSource:
         allowed = ", ".join(t for m, t in kinds if m is modality)
         raise SourceError(
             f"{topic.name} is {topic.type}, which is no {modality.label} data; expected {allowed}"
+            + (f"; {_UNREAD_TYPES[topic.type]}" if topic.type in _UNREAD_TYPES else "")
         )
     first = bag.first(topic.name)
     if first is None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from made_bag import TOPICS, write_bag
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from anyseg_ros.engine import load_engine
 from anyseg_ros.evaluation.bag import Bag, find_bags
@@ -158,6 +159,82 @@ def test_a_file_without_extrinsics_leaves_them_to_tf(recording):
             found[modality].grid_from_sensor.rotation, expected.rotation, atol=1e-9
         )
     assert registered.calibration.sensors[DEPTH].camera == distorted
+
+
+def colored(message):
+    message.fields[3].name = "rgb"
+    return message
+
+
+def in_frame(message, frame):
+    message.header.frame_id = frame
+    return message
+
+
+@pytest.mark.parametrize(
+    ("topic", "change", "why"),
+    [
+        ("/camera/camera/depth/color/points", colored, "depth is in its name"),
+        ("/cam/points", colored, "it has colours"),
+        (
+            "/cam/points",
+            lambda m: in_frame(m, "cam_optical_frame"),
+            "its frame is cam_optical_frame",
+        ),
+    ],
+)
+def test_a_depth_cameras_cloud_is_the_lidar_only_for_want_of_another(
+    tmp_path, monkeypatch, topic, change, why
+):
+    cloud = change(made_bag.lidar_message(made_bag.START_NS))
+    monkeypatch.setitem(made_bag.TOPICS, LIDAR, topic)
+    monkeypatch.setitem(made_bag.MAKERS, LIDAR, lambda _stamp: cloud)
+    lidar = {"/ouster/points": made_bag.lidar_message(made_bag.START_NS)}
+    with Bag([write_bag(tmp_path / "both", 0.5, (LIDAR,), more=lidar)]) as bag:
+        sources = find_sources(bag)
+        named = find_sources(bag, Overrides(topics={LIDAR: topic}))
+    assert sources.sensors[LIDAR].topic == "/ouster/points"
+    assert sources.notes == (
+        f"lidar: /ouster/points taken, not {topic} (a depth camera's cloud, as {why}); choose with --topic "
+        "lidar=TOPIC",
+    )
+    assert named.sensors[LIDAR].topic == topic and not named.notes
+    with Bag([write_bag(tmp_path / "alone", 0.5, (LIDAR,))]) as bag:
+        sources = find_sources(bag)
+    assert sources.sensors[LIDAR].topic == topic
+    (note,) = sources.notes
+    assert note.startswith(f"lidar: {topic} taken, for want of another: a depth camera's cloud, as")
+    assert "--sensors" in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "sensor", "remedy"),
+    [
+        ("livox_ros_driver2/msg/CustomMsg", LIDAR, "xfer_format: 0"),
+        ("livox_interfaces/msg/CustomMsg", LIDAR, "xfer_format: 0"),
+        ("dvs_msgs/msg/EventArray", EVENT, "EventPacket of event_camera_msgs"),
+        ("prophesee_event_msgs/msg/EventArray", EVENT, "EventPacket of event_camera_msgs"),
+    ],
+)
+def test_sensor_data_of_a_type_that_is_not_read_is_told_with_a_remedy(
+    tmp_path, kind, sensor, remedy
+):
+    types = get_typestore(Stores.EMPTY)
+    types.register(get_types_from_msg("uint8[] data\n", kind))
+    path = tmp_path / "drive"
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        message = types.types[kind](data=np.zeros(4, np.uint8))
+        connection = writer.add_connection("/driver/own", kind, typestore=types)
+        writer.write(connection, made_bag.START_NS, types.serialize_cdr(message, kind))
+        picture = made_bag.camera_message(made_bag.START_NS)
+        connection = writer.add_connection("/image", picture.__msgtype__, typestore=made_bag.TYPES)
+        data = made_bag.TYPES.serialize_cdr(picture, picture.__msgtype__)
+        writer.write(connection, made_bag.START_NS, data)
+    with Bag([path]) as bag:
+        (note,) = find_sources(bag).notes
+        assert note.startswith(f"/driver/own ({kind}) passed over: ") and remedy in note
+        with pytest.raises(SourceError, match=f"no {sensor.label} data; expected .*{remedy}"):
+            find_sources(bag, Overrides(topics={sensor: "/driver/own"}))
 
 
 def test_a_topic_that_is_not_there_or_of_another_type_is_refused(recording):
