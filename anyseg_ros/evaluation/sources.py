@@ -612,9 +612,17 @@ def _find_grid(
                 width, height, float(width), float(width), (width - 1) / 2, (height - 1) / 2
             )
             return nominal, source.frame_id.strip("/"), modality
+    taken = ", ".join(f"{m.label} {s.topic}" for m, s in sorted(sources.sensors.items()))
+    camera = sources.sensors.get(Modality.CAMERA)
+    why = (
+        "there is no camera"
+        if camera is None
+        else f"no CameraInfo is found for camera {camera.topic}"
+    )
     raise SourceError(
-        "no segmentation grid: the camera's CameraInfo is not in the recording; give "
-        "--calibration FILE, or --camera-info camera=TOPIC"
+        f"no segmentation grid: {why}; taken: {taken or 'none'}; give --calibration FILE, or --camera-info "
+        "camera=TOPIC, or another camera with --topic camera=TOPIC"
+        + "".join(f"; {note}" for note in sources.notes)
     )
 
 

@@ -40,6 +40,7 @@ from anyseg_ros.evaluation.sources import (
     find_rig,
     find_sources,
     parse_extrinsics,
+    restrict,
 )
 from anyseg_ros.modalities import Letterbox, RigCalibration, SensorCalibration
 from anyseg_ros.modality import MODALITIES, Modality
@@ -137,6 +138,28 @@ def test_what_is_missing_is_asked_for_by_name(tmp_path):
     path = write_bag(tmp_path / "bare", 0.5, infos=False)
     with Bag([path]) as bag, pytest.raises(SourceError, match="--calibration FILE"):
         find_rig(bag, find_sources(bag))
+
+
+def test_without_a_grid_it_is_told_what_was_taken_for_which_sensor(tmp_path):
+    image = made_bag.make(
+        "sensor_msgs/msg/Image", header=made_bag.header("os_lidar", made_bag.START_NS), height=4,
+        width=8, encoding="mono16", is_bigendian=0, step=16, data=np.zeros(64, np.uint8),
+    )  # fmt: skip
+    pictures = dict.fromkeys(("/ouster/signal_image", "/ouster/range_image"), image)
+    path = write_bag(tmp_path / "lidar", 0.5, (LIDAR,), more=pictures)
+    with Bag([path]) as bag, pytest.raises(SourceError) as told:
+        find_rig(bag, find_sources(bag))
+    assert str(told.value) == (
+        "no segmentation grid: no CameraInfo is found for camera /ouster/range_image; taken: camera "
+        "/ouster/range_image, lidar /lidar/points; give --calibration FILE, or --camera-info camera=TOPIC, "
+        "or another camera with --topic camera=TOPIC; camera: /ouster/range_image taken, not "
+        "/ouster/signal_image; choose with --topic camera=TOPIC"
+    )
+    with (
+        Bag([path]) as bag,
+        pytest.raises(SourceError, match=r"there is no camera; taken: lidar /l"),
+    ):
+        find_rig(bag, restrict(find_sources(bag), [LIDAR]))
 
 
 def test_a_file_without_extrinsics_leaves_them_to_tf(recording):
