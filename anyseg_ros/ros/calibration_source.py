@@ -18,8 +18,12 @@ from anyseg_ros.ros.parameters import SensorParameters
 class CalibrationSource:
     """Collects what is known of grid, intrinsics and extrinsics, and says what is missing.
 
-    The calibration file comes first, then CameraInfo. Extrinsics: parameter, file, TF.
+    The calibration file comes first, then CameraInfo. Extrinsics: parameter, file, identity in the grid's own
+    frame, TF.
     """
+
+    tf_problem: str = ""
+    """Why TF cannot be asked; empty if it can."""
 
     def __init__(
         self,
@@ -147,9 +151,15 @@ class CalibrationSource:
                     "(header.frame_id), so TF cannot be asked; name it there, set "
                     f"{modality.label}.extrinsics, or give them in calibration_file"
                 )
+            lacking = f"no extrinsics from frame {frame!r} to {grid[1]!r}"
+            if self.tf_problem:
+                return (
+                    f"{lacking}, and TF is not heard, as {self.tf_problem}: give them in calibration_file, "
+                    f"set {modality.label}.extrinsics, or install ros-$ROS_DISTRO-tf2-ros-py"
+                )
             return (
-                f"no extrinsics from frame {frame!r} to {grid[1]!r}: publish them on TF, set "
-                f"{modality.label}.extrinsics, or give them in calibration_file"
+                f"{lacking}: publish them on TF, set {modality.label}.extrinsics, or give them in "
+                "calibration_file"
             )
         return ""
 
@@ -197,10 +207,12 @@ class CalibrationSource:
             return self._extrinsics(Modality.CAMERA)
         if self._file is not None and modality in self._file.sensors:
             return self._file.sensors[modality].grid_from_sensor
-        if modality is Modality.CAMERA:
+        grid_frame, frame = self._ends(modality)
+        # Aligned depth carries the camera's frame: TF need not know that to tell where it is.
+        if modality is Modality.CAMERA or (frame and frame == grid_frame):
             return RigidTransform.identity()
         ends, found = self._transforms.get(modality, (None, None))
-        return found if ends == self._ends(modality) else None
+        return found if ends == (grid_frame, frame) else None
 
     def _is_registered(self, modality: Modality) -> bool:
         """Whether it is depth that lies in the camera's picture."""

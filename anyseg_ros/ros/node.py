@@ -421,6 +421,7 @@ class SegmentationNode(LifecycleNode):
             self._stop_listening_to_tf()
         elif self._transforms is None:
             self._transforms = TransformSource(self)
+            self._calibration.tf_problem = self._transforms.problem
         if self._transforms is not None and self._transforms.available:
             grid_frame = self._calibration.grid_frame_id
             for modality, frame in self._calibration.missing_transforms().items():

@@ -17,9 +17,12 @@ class TransformSource:
         self._buffer: Any = None
         self._listener: Any = None
         self._errors: tuple[type[Exception], ...] = ()
+        self.problem = ""
+        """Why TF cannot be listened to; empty if it can."""
         try:
             import tf2_ros
-        except ImportError:
+        except ImportError as error:
+            self.problem = f"tf2_ros cannot be imported ({error})"
             return
         self._errors = (tf2_ros.TransformException, ValueError)
         # Without the node: with it the buffer opens a service that it never closes.

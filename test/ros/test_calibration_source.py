@@ -82,6 +82,38 @@ def test_a_transform_from_tf_serves_only_the_frames_that_it_joins():
     assert lacks_a_transform()
 
 
+def test_a_sensor_in_the_grids_own_frame_needs_no_tf():
+    """Aligned depth of a RealSense, say, carries the colour camera's frame."""
+    found = source()
+    optical = "camera_color_optical_frame"
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, optical)
+    found.set_camera_info(Modality.DEPTH, rig.CAMERA, optical)
+    assert "no extrinsics" in found.missing(Modality.DEPTH)  # no message has named a frame yet
+    found.set_frame(Modality.DEPTH, optical)
+    assert found.missing(Modality.DEPTH) == "" and Modality.DEPTH not in found.missing_transforms()
+    placed = found.rig().sensors[Modality.DEPTH].grid_from_sensor
+    assert (placed.rotation == RigidTransform.identity().rotation).all()
+    assert not placed.translation.any()
+    found.set_frame(Modality.DEPTH, "camera_depth_optical_frame")
+    assert "no extrinsics" in found.missing(Modality.DEPTH)
+    unnamed = source()
+    unnamed.set_camera_info(Modality.CAMERA, rig.CAMERA, "")
+    unnamed.set_frame(Modality.LIDAR, "")
+    assert "no extrinsics" in unnamed.missing(Modality.LIDAR)
+
+
+def test_where_tf_cannot_be_heard_nobody_is_sent_there():
+    found = source()
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+    found.set_frame(Modality.LIDAR, "velodyne")
+    assert "publish them on TF" in found.missing(Modality.LIDAR)
+    found.tf_problem = "tf2_ros cannot be imported (No module named 'tf2_ros')"
+    said = found.missing(Modality.LIDAR)
+    assert "'velodyne' to 'cam'" in said and "publish" not in said
+    for words in ("tf2_ros cannot be imported", "calibration_file", "lidar.extrinsics"):
+        assert words in said
+
+
 def test_a_refused_camera_info_is_told_from_one_that_does_not_come():
     found = source(camera__topic="/front/image_raw")
     assert "no CameraInfo on /front/camera_info yet" in found.missing(Modality.DEPTH)

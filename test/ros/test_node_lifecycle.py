@@ -296,6 +296,16 @@ def test_tf_is_listened_to_only_while_something_is_missing(values, monkeypatch):
         assert Listener.open == 0 and not host.node._calibration.missing(Modality.LIDAR)
 
 
+def test_without_tf2_a_sensor_that_has_no_place_is_told_so(values, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)
+    with domain() as number, Host(number, **{**values, "calibration_file": ""}) as host:
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        host.node._on_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+        host.node._on_data(Modality.LIDAR, 1, None, "velodyne")
+        assert "tf2_ros cannot be imported" in host.node._inputs[Modality.LIDAR].log.waiting_for
+
+
 def test_a_grid_without_a_frame_is_refused(values, tmp_path):
     data = yaml.safe_load(Path(values["calibration_file"]).read_text())
     del data["grid"]["frame_id"]

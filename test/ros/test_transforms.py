@@ -31,6 +31,7 @@ def test_without_tf2_nothing_is_found(node, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     source = TransformSource(node)
     assert not source.available and source.lookup("camera", "lidar") is None
+    assert "tf2_ros cannot be imported" in source.problem
     source.close()
 
 
@@ -44,7 +45,7 @@ def test_static_transforms_are_found_and_nothing_is_left_behind(node):
 
     before = entities()
     source = TransformSource(node)
-    assert source.available and source.lookup("camera", "lidar") is None
+    assert source.available and source.lookup("camera", "lidar") is None and not source.problem
     mounted = RigidTransform.from_quaternion((0.1, 0.2, 0.3, 0.9), (1.0, -2.0, 0.5))
     transform = TransformStamped()
     transform.header.frame_id, transform.child_frame_id = "camera", "lidar"
