@@ -581,7 +581,12 @@ class EventPacketDecoder:
         """
         decoders = {"evt3": self._decode_evt3, "mono": self._decode_mono}
         if message.encoding not in decoders:
-            raise MessageError("encoding", repr(message.encoding), " or ".join(decoders))
+            remedy = (  # it sends these alone
+                "; the node republish of event_camera_legacy_tools decodes those of libcaer_driver to mono"
+                if message.encoding.startswith("libcaer")
+                else ""
+            )
+            raise MessageError("encoding", repr(message.encoding), " or ".join(decoders) + remedy)
         if message.width < 1 or message.height < 1:
             raise MessageError(
                 "width, height", f"{message.width} x {message.height}", "the size of the sensor"

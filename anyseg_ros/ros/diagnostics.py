@@ -17,6 +17,7 @@ from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.transport import large_message_remedy
 from anyseg_ros.sync import StreamState, StreamStatus
 from anyseg_ros.sync.streams import FAR_LIMIT_NS, NS_PER_S
+from anyseg_ros.unread_types import UNREAD_TYPES
 
 LARGE_MESSAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2")
 
@@ -71,6 +72,7 @@ def find_publications(node: Node, topic: str) -> list[Publication]:
 def explain_silence(
     topic: str,
     message_type: str,
+    readable_types: Mapping[str, str],
     wants_reliable: bool,
     publications: Sequence[Publication],
     parameter: str,
@@ -80,6 +82,8 @@ def explain_silence(
     """Why nothing arrives on a topic, and what to do about it.
 
     Args:
+        message_type: what is subscribed to.
+        readable_types: message types that the sensor may send, with the value of its parameter ``type``.
         parameter: the sensor's parameter prefix, e.g. ``camera``.
         seen_before: messages have arrived earlier.
         middleware: what carries the messages, as rclpy names it.
@@ -89,9 +93,17 @@ def explain_silence(
     fitting = [p for p in publications if p.type == message_type]
     if not fitting:
         other = publications[0]
+        found = f"{other.node} publishes {other.type} on {topic}"
+        if other.type in readable_types:
+            return (
+                f"{found}, but {parameter}.type asks for {message_type}; set {parameter}.type to "
+                f"{readable_types[other.type]!r}, or change {parameter}.topic"
+            )
+        if other.type in UNREAD_TYPES:
+            return f"{found}, which is not read: {UNREAD_TYPES[other.type]}"
         return (
-            f"{other.node} publishes {other.type} on {topic}, but {parameter}.type asks for "
-            f"{message_type}; change {parameter}.type or {parameter}.topic"
+            f"{found}, which is not read; name a topic of {' or '.join(readable_types)} in "
+            f"{parameter}.topic"
         )
     if wants_reliable and not any(p.reliable for p in fitting):
         return (

@@ -47,6 +47,19 @@ RefusedCallback = Callable[[Modality, str], None]
 InfoCallback = Callable[[Modality, CameraModel, str], None]
 
 
+def type_name(message_class: type[Any]) -> str:
+    """``package/msg/Name``"""
+    return f"{message_class.__module__.split('.')[0]}/msg/{message_class.__name__}"
+
+
+def readable_types(modality: Modality) -> dict[str, str]:
+    """Message types that a sensor may send, each with the value of ``<sensor>.type`` that reads it."""
+    found = {type_name(cls): kind for (m, kind), (cls, _) in DECODERS.items() if m is modality}
+    if modality is Modality.EVENT:
+        found["event_camera_msgs/msg/EventPacket"] = "packets"  # may not be installed
+    return found
+
+
 def input_qos(parameters: SensorParameters) -> QoSProfile:
     """QoS of a sensor's subscriptions: sensor data unless reliable is asked for."""
     return QoSProfile(
@@ -152,8 +165,7 @@ class SensorInput:
         self._times = times
         self.log = SensorLog()
         message_class, self._decode = _message_and_decoder(modality, parameters)
-        package = message_class.__module__.split(".")[0]
-        self.message_type = f"{package}/msg/{message_class.__name__}"
+        self.message_type = type_name(message_class)
         self._subscriptions: list[Any] = []
         if parameters.enabled:
             self._subscriptions.append(

@@ -51,7 +51,12 @@ from anyseg_ros.ros.diagnostics import (
     sensor_status,
     stage_status,
 )
-from anyseg_ros.ros.inputs import WINDOWED_TYPES, SensorInput, check_message_packages
+from anyseg_ros.ros.inputs import (
+    WINDOWED_TYPES,
+    SensorInput,
+    check_message_packages,
+    readable_types,
+)
 from anyseg_ros.ros.parameters import (
     PARAMETERS,
     NodeParameters,
@@ -600,6 +605,7 @@ class SegmentationNode(LifecycleNode):
             silence = explain_silence(
                 sensor.topic,
                 sensor.message_type,
+                readable_types(modality),
                 self.parameters.sensors[modality].qos_reliable,
                 find_publications(self, sensor.topic),
                 modality.label,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from anyseg_ros.modality import Modality
+from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.ros.diagnostics import (
     Publication,
     SensorLog,
@@ -14,12 +14,15 @@ from anyseg_ros.ros.diagnostics import (
     foreign_stamps,
     sensor_status,
 )
-from anyseg_ros.ros.parameters import NodeParameters
+from anyseg_ros.ros.inputs import readable_types
+from anyseg_ros.ros.parameters import SENSOR_TYPES, NodeParameters
 from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
 from anyseg_ros.sync import StreamState, StreamStatus
+from anyseg_ros.unread_types import UNREAD_TYPES
 
 IMAGE = "sensor_msgs/msg/Image"
+READABLE = {IMAGE: "image", "sensor_msgs/msg/CompressedImage": "compressed"}
 FAST_DDS = "rmw_fastrtps_cpp"
 
 
@@ -27,7 +30,12 @@ FAST_DDS = "rmw_fastrtps_cpp"
     ("publications", "reliable", "seen", "words"),
     [
         ([], False, False, "nobody publishes"),
-        ([Publication("/driver", "sensor_msgs/msg/CompressedImage", True)], False, False, "type"),
+        (
+            [Publication("/driver", "sensor_msgs/msg/CompressedImage", True)],
+            False,
+            False,
+            "'compressed'",
+        ),
         ([Publication("/driver", IMAGE, False)], True, False, "camera.qos_reliable"),
         ([Publication("/driver", IMAGE, True)], True, False, "FASTDDS_BUILTIN_TRANSPORTS"),
         ([Publication("/driver", IMAGE, False)], False, False, "FASTDDS_BUILTIN_TRANSPORTS"),
@@ -35,15 +43,49 @@ FAST_DDS = "rmw_fastrtps_cpp"
     ],
 )
 def test_silence_is_explained(publications, reliable, seen, words):
-    text = explain_silence("/image", IMAGE, reliable, publications, "camera", seen, FAST_DDS)
+    text = explain_silence(
+        "/image", IMAGE, READABLE, reliable, publications, "camera", seen, FAST_DDS
+    )
     assert words in text
     assert "/image" in text
+
+
+@pytest.mark.parametrize(
+    ("sent", "parameter", "words"),
+    [
+        ("livox_ros_driver2/msg/CustomMsg", "lidar", ("xfer_format 0", "PointCloud2")),
+        (
+            "dvs_msgs/msg/EventArray",
+            "event",
+            ("event_camera_msgs/msg/EventPacket", "legacy_to_bag"),
+        ),
+        ("sensor_msgs/msg/LaserScan", "lidar", ("lidar.topic", "sensor_msgs/msg/PointCloud2")),
+    ],
+)
+def test_a_type_that_no_setting_reads_is_not_blamed_on_the_setting(sent, parameter, words):
+    readable = readable_types(Modality.from_label(parameter))
+    driver = [Publication("/driver", sent, True)]
+    wanted = "sensor_msgs/msg/PointCloud2"
+    text = explain_silence("/t", wanted, readable, False, driver, parameter, False, FAST_DDS)
+    assert f"/driver publishes {sent} on /t, which is not read" in text
+    assert "lidar.type" not in text
+    for word in words:
+        assert word in text
+
+
+def test_every_message_type_is_read_by_one_value_of_the_parameter():
+    for modality in MODALITIES:
+        readable = readable_types(modality)
+        assert sorted(readable.values()) == sorted(SENSOR_TYPES[modality])
+        assert not set(readable) & set(UNREAD_TYPES)
 
 
 def test_the_remedy_is_that_of_the_middleware_in_use():
     driver = [Publication("/driver", IMAGE, False)]
     texts = [
-        explain_silence("/image", IMAGE, False, driver, "camera", False, "rmw_cyclonedds_cpp"),
+        explain_silence(
+            "/image", IMAGE, READABLE, False, driver, "camera", False, "rmw_cyclonedds_cpp"
+        ),
         status(rate=3.0, expected=10.0, middleware="rmw_cyclonedds_cpp").message,
     ]
     for text in texts:
@@ -101,10 +143,14 @@ def test_one_refused_message_does_not_explain_a_silence():
 
 def test_one_fitting_publisher_among_others_is_enough():
     driver, other = Publication("/driver", IMAGE, True), Publication("/other", IMAGE, False)
-    text = explain_silence("/image", IMAGE, True, [other, driver], "camera", False, FAST_DDS)
+    text = explain_silence(
+        "/image", IMAGE, READABLE, True, [other, driver], "camera", False, FAST_DDS
+    )
     assert "qos_reliable" not in text
     foreign = Publication("/bridge", "sensor_msgs/msg/CompressedImage", True)
-    text = explain_silence("/image", IMAGE, False, [foreign, driver], "camera", True, FAST_DDS)
+    text = explain_silence(
+        "/image", IMAGE, READABLE, False, [foreign, driver], "camera", True, FAST_DDS
+    )
     assert text == "/driver is there but has stopped sending on /image"
 
 

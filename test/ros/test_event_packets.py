@@ -142,6 +142,7 @@ def test_a_packet_of_another_encoding_is_refused_by_name(values, event_packet):
 
         host.spin_until(refused, "refusal")
         assert "encoding" in log.last_error and "evt3 or mono" in log.last_error
+        assert "republish of event_camera_legacy_tools" in log.last_error
 
 
 def test_without_the_package_configure_says_what_to_install(values, monkeypatch):

@@ -724,7 +724,7 @@ def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
 
         host.spin_until(lambda: "QoS mismatch on /camera/image" in messages()["camera"], "QoS")
         assert "camera.qos_reliable to false" in messages()["camera"]
-        host.spin_until(lambda: "depth.type" in messages()["depth"], "type")
+        host.spin_until(lambda: "depth.type to 'compressed_depth'" in messages()["depth"], "type")
         assert "nobody publishes on /lidar/points" in messages()["lidar"]
         driver.destroy_node()
         rclpy.shutdown(context=context)
