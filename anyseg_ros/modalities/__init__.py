@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from anyseg_ros.modalities.calibration import (
     CalibrationError,
+    CalibrationFile,
     RigCalibration,
     SensorCalibration,
     load_calibration,
+    load_calibration_file,
     save_calibration,
 )
 from anyseg_ros.modalities.camera import CameraImageBuilder
@@ -27,6 +29,7 @@ from anyseg_ros.modalities.sensor_data import CameraFrame, DepthFrame, EventPack
 __all__ = [
     "DEFAULT_ENCODINGS",
     "CalibrationError",
+    "CalibrationFile",
     "CameraFrame",
     "CameraImageBuilder",
     "CameraModel",
@@ -47,6 +50,7 @@ __all__ = [
     "SensorData",
     "join_packets",
     "load_calibration",
+    "load_calibration_file",
     "make_image_builder",
     "save_calibration",
     "window_s",

@@ -39,10 +39,11 @@ class SensorCalibration:
 
 
 @dataclass(frozen=True)
-class RigCalibration:
-    """The segmentation grid and the sensors around it."""
+class CalibrationFile:
+    """What a calibration file says of the segmentation grid and the sensors around it."""
 
-    grid: CameraModel
+    grid: CameraModel | None
+    """``None`` if the file does not tell: the grid is then the camera's view, as CameraInfo has it."""
     grid_frame_id: str
     sensors: Mapping[Modality, SensorCalibration]
     unplaced: Mapping[Modality, CameraModel | None] = field(default_factory=dict)
@@ -53,6 +54,13 @@ class RigCalibration:
         """A sensor's intrinsics, whether its place is known or not; ``None`` if they are not given."""
         sensor = self.sensors.get(modality)
         return sensor.camera if sensor is not None else self.unplaced.get(modality)
+
+
+@dataclass(frozen=True)
+class RigCalibration(CalibrationFile):
+    """The same, with a grid."""
+
+    grid: CameraModel
 
 
 _CAMERA_FIELDS = ("width", "height", "fx", "fy", "cx", "cy")
@@ -123,17 +131,24 @@ def calibration_to_dict(rig: RigCalibration) -> dict[str, Any]:
     }
 
 
-def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibration:
-    """Invert :func:`calibration_to_dict`.
+def calibration_from_dict(data: Any, where: str = "calibration") -> CalibrationFile:
+    """Invert :func:`calibration_to_dict`; without the section ``grid`` it is the camera's view.
 
     A sensor without ``grid_from_sensor`` is unplaced, except the camera: the grid is its own view.
+
+    Returns:
+        A :class:`RigCalibration` if there is a grid, or a camera with intrinsics, whose view it then is.
 
     Raises:
         CalibrationError: naming ``where`` and the field that is missing, unknown or malformed.
     """
-    if not isinstance(data, Mapping) or not {"grid", "sensors"} <= set(data):
-        raise CalibrationError(f"{where}: expected the sections 'grid' and 'sensors'")
-    grid = _camera_from_dict(data["grid"], f"{where}: grid")
+    if not isinstance(data, Mapping) or "sensors" not in data or set(data) - {"grid", "sensors"}:
+        found = ", ".join(map(repr, data)) if isinstance(data, Mapping) else type(data).__name__
+        raise CalibrationError(
+            f"{where}: expected the section 'sensors' and, unless the grid is the camera's view, 'grid'; "
+            f"found {found or 'nothing'}"
+        )
+    grid = _camera_from_dict(data["grid"], f"{where}: grid") if "grid" in data else None
     sensors: dict[Modality, SensorCalibration] = {}
     unplaced: dict[Modality, CameraModel | None] = {}
     if not isinstance(data["sensors"], Mapping):
@@ -155,6 +170,11 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
         if "intrinsics" in entry:
             camera = _camera_from_dict(entry["intrinsics"], f"{spot}/intrinsics")
         if "grid_from_sensor" in entry:
+            if modality is Modality.CAMERA and grid is None:
+                raise CalibrationError(
+                    f"{spot}/grid_from_sensor: without a section 'grid' the grid is the camera's view: give "
+                    "the grid, or leave this out"
+                )
             transform = _transform_from_dict(entry["grid_from_sensor"], f"{spot}/grid_from_sensor")
         elif modality is Modality.CAMERA:
             transform = RigidTransform.identity()
@@ -163,11 +183,16 @@ def calibration_from_dict(data: Any, where: str = "calibration") -> RigCalibrati
             continue
         frame_id = str(entry.get("frame_id") or "")
         sensors[modality] = SensorCalibration(frame_id, transform, camera)
-    return RigCalibration(grid, str(data["grid"].get("frame_id") or ""), sensors, unplaced)
+    if grid is not None:
+        return RigCalibration(grid, str(data["grid"].get("frame_id") or ""), sensors, unplaced)
+    view = sensors.get(Modality.CAMERA)
+    if view is not None and view.camera is not None:
+        return RigCalibration(view.camera.undistorted(), view.frame_id, sensors, unplaced)
+    return CalibrationFile(None, "", sensors, unplaced)
 
 
-def load_calibration(path: Path) -> RigCalibration:
-    """Read a rig's calibration from YAML.
+def load_calibration_file(path: Path) -> CalibrationFile:
+    """Read from YAML what is known of a rig; the grid may be left to CameraInfo.
 
     Raises:
         CalibrationError: if the file is missing, no YAML, or misses a field.
@@ -177,6 +202,21 @@ def load_calibration(path: Path) -> RigCalibration:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CalibrationError(f"cannot read calibration file {path}: {error}") from None
     return calibration_from_dict(data, str(path))
+
+
+def load_calibration(path: Path) -> RigCalibration:
+    """Read a rig's calibration with its grid from YAML.
+
+    Raises:
+        CalibrationError: if the file is missing, no YAML, or misses a field or the grid.
+    """
+    calibration = load_calibration_file(path)
+    if not isinstance(calibration, RigCalibration):
+        raise CalibrationError(
+            f"{path}: the section 'grid' is missing, and so are the camera's intrinsics, whose view it would "
+            "be: give one of them; only the node takes them from CameraInfo"
+        )
+    return calibration
 
 
 def save_calibration(rig: RigCalibration, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from anyseg_ros.modalities import (
     CalibrationError,
+    CalibrationFile,
     CameraModel,
     RigCalibration,
     RigidTransform,
@@ -29,7 +30,7 @@ class CalibrationSource:
         self,
         sensors: Mapping[Modality, SensorParameters],
         modalities: Iterable[Modality],
-        from_file: RigCalibration | None = None,
+        from_file: CalibrationFile | None = None,
         resolve_topic: Callable[[str], str] = str,
     ) -> None:
         """Know nothing but the file.
@@ -68,7 +69,7 @@ class CalibrationSource:
 
     def needs_camera_info(self, modality: Modality) -> bool:
         """Whether this sensor's CameraInfo would tell anything that the file does not."""
-        if modality is Modality.CAMERA and self._file is None:
+        if modality is Modality.CAMERA and (self._file is None or self._file.grid is None):
             return True
         if modality is Modality.LIDAR or self._is_registered(modality):
             return False
@@ -137,7 +138,10 @@ class CalibrationSource:
         """What this sensor waits for, as a sentence with the remedy; empty if nothing."""
         grid = self._grid()
         if grid is None:
-            return f"no segmentation grid: {self._no_camera_info(Modality.CAMERA)} set calibration_file"
+            remedy = (
+                "set calibration_file" if self._file is None else "give a grid in calibration_file"
+            )
+            return f"no segmentation grid: {self._no_camera_info(Modality.CAMERA)} {remedy}"
         if modality is not Modality.LIDAR and self._camera(modality) is None:
             return (
                 f"no intrinsics: {self._no_camera_info(modality)} give {modality.label} intrinsics in "
@@ -175,7 +179,7 @@ class CalibrationSource:
         return f"no CameraInfo on {topic} yet; publish it there, name its topic in {parameter}, or"
 
     def _grid(self) -> tuple[CameraModel, str] | None:
-        if self._file is not None:
+        if self._file is not None and self._file.grid is not None:
             return self._file.grid, self._file.grid_frame_id
         info = self._infos.get(Modality.CAMERA)
         if info is None:

@@ -34,7 +34,7 @@ from anyseg_ros.modalities import (
     CameraModel,
     ModalityError,
     SensorData,
-    load_calibration,
+    load_calibration_file,
     window_s,
 )
 from anyseg_ros.modality import Modality, subset_name
@@ -151,11 +151,11 @@ class SegmentationNode(LifecycleNode):
             self._settings = parameters = read_parameters(self)
             from_file = None
             if parameters.calibration_file:
-                from_file = load_calibration(Path(parameters.calibration_file).expanduser())
-                if not from_file.grid_frame_id:
+                from_file = load_calibration_file(Path(parameters.calibration_file).expanduser())
+                if from_file.grid is not None and not from_file.grid_frame_id:
                     raise CalibrationError(
-                        f"{parameters.calibration_file}: grid: frame_id is missing; the segmentation is "
-                        "published in it"
+                        f"{parameters.calibration_file}: grid: frame_id is missing (without a grid: that of "
+                        "sensors/camera); the segmentation is published in it"
                     )
             self._engine = load_engine(
                 find_model(parameters.model),

@@ -14,6 +14,7 @@ from anyseg_ros.modalities import (
     RigidTransform,
     SensorCalibration,
     load_calibration,
+    load_calibration_file,
     save_calibration,
 )
 from anyseg_ros.modality import Modality
@@ -66,7 +67,13 @@ def test_a_sensor_without_a_place_in_the_file_gets_none_except_the_camera(rig, t
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda d: d.pop("grid"), "'grid' and 'sensors'"),
+        (lambda d: d.pop("sensors"), "expected the section 'sensors'.*found 'grid'"),
+        (lambda d: d.update(gird=d.pop("grid")), "found 'gird', 'sensors'"),
+        (
+            lambda d: (d.pop("grid"), d["sensors"]["camera"].pop("intrinsics")),
+            "sensors/camera/grid_from_sensor: without a section 'grid'",
+        ),
+        (lambda d: (d.pop("grid"), d["sensors"].pop("camera")), "'grid' is missing.*CameraInfo"),
         (lambda d: d["grid"].pop("fx"), r"grid: missing \['fx'\]"),
         (lambda d: d["grid"].update(fov=90), r"unknown \['fov'\]"),
         (lambda d: d["sensors"].update(radar={}), "sensors/radar: unknown modality 'radar'"),
@@ -94,6 +101,20 @@ def test_a_wrong_file_is_refused_by_name(rig, tmp_path, break_it, said):
     assert str(path) in str(caught.value)
 
 
+def test_without_a_grid_it_is_the_cameras_view(rig, tmp_path):
+    path = tmp_path / "rig.yaml"
+    save_calibration(rig, path)
+    data = yaml.safe_load(path.read_text())
+    del data["grid"], data["sensors"]["camera"]["grid_from_sensor"]
+    path.write_text(yaml.safe_dump(data))
+    loaded = load_calibration(path)
+    assert (loaded.grid, loaded.grid_frame_id) == (rig.grid, rig.grid_frame_id)
+    del data["sensors"]["camera"]
+    path.write_text(yaml.safe_dump(data))
+    known = load_calibration_file(path)
+    assert known.grid is None and set(known.sensors) == {Modality.LIDAR}
+
+
 @pytest.mark.parametrize("content", [None, "{", "- 1", "\x00\x01"])
 def test_an_unreadable_file_is_refused(tmp_path, content):
     path = tmp_path / "rig.yaml"
@@ -117,3 +138,13 @@ def test_the_documented_file_loads_and_its_lidar_looks_ahead(tmp_path):
     )
     camera = rig.sensors[Modality.CAMERA].camera
     assert camera is not None and camera.distorted
+
+
+def test_the_documented_short_file_places_an_event_camera(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/node.md").read_text()
+    text = re.search(r"```yaml\n(sensors:.*?)```", page, re.DOTALL)
+    assert text is not None
+    (tmp_path / "rig.yaml").write_text(text[1])
+    known = load_calibration_file(tmp_path / "rig.yaml")
+    assert known.grid is None and set(known.sensors) == {Modality.EVENT}
+    assert known.camera_of(Modality.EVENT) is not None

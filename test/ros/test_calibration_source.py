@@ -7,6 +7,7 @@ import rig
 
 from anyseg_ros.modalities import (
     CalibrationError,
+    CalibrationFile,
     CameraModel,
     RigCalibration,
     RigidTransform,
@@ -80,6 +81,26 @@ def test_a_transform_from_tf_serves_only_the_frames_that_it_joins():
         assert not lacks_a_transform()
     found.set_camera_info(Modality.CAMERA, rig.CAMERA, "other_cam")
     assert lacks_a_transform()
+
+
+def test_a_file_of_one_sensor_leaves_grid_and_the_others_to_camera_info_and_tf():
+    """An event camera whose driver sends no CameraInfo, beside sensors that tell all by themselves."""
+    event = rig.calibration().sensors[Modality.EVENT]
+    found = source(CalibrationFile(None, "", {Modality.EVENT: event}))
+    assert found.rig() is None and found.grid_frame_id == ""
+    assert "give a grid in calibration_file" in found.missing(Modality.EVENT)
+    wanted = {m for m in MODALITIES if found.needs_camera_info(m)}
+    assert wanted == {Modality.CAMERA, Modality.DEPTH}
+    found.set_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+    found.set_camera_info(Modality.DEPTH, rig.DEPTH, "dep")
+    assert found.rig().grid == rig.CAMERA and found.grid_frame_id == "cam"
+    assert found.rig().sensors[Modality.EVENT] == event
+    assert not found.missing(Modality.CAMERA) and not found.missing(Modality.EVENT)
+    for modality in (Modality.DEPTH, Modality.LIDAR):
+        found.set_frame(modality, modality.label)
+        assert "no extrinsics" in found.missing(modality)
+        found.set_transform(modality, RigidTransform.identity())
+    assert set(found.rig().sensors) == set(MODALITIES)
 
 
 def test_a_sensor_in_the_grids_own_frame_needs_no_tf():

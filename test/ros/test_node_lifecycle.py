@@ -296,6 +296,23 @@ def test_tf_is_listened_to_only_while_something_is_missing(values, monkeypatch):
         assert Listener.open == 0 and not host.node._calibration.missing(Modality.LIDAR)
 
 
+def test_a_file_of_the_event_camera_alone_is_enough_beside_a_camera_info(values, tmp_path):
+    data = yaml.safe_load(Path(values["calibration_file"]).read_text())
+    short = tmp_path / "event_camera.yaml"
+    short.write_text(yaml.safe_dump({"sensors": {"event": data["sensors"]["event"]}}))
+    with domain() as number, Host(number, **{**values, "calibration_file": str(short)}) as host:
+        assert host.node.trigger_configure() == SUCCESS, str(host.log)
+        assert host.node.trigger_activate() == SUCCESS, str(host.log)
+        topics = {s.topic_name for s in host.node.subscriptions}
+        assert "/camera/camera_info" in topics and not any(
+            "events/camera_info" in t for t in topics
+        )
+        host.node._on_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+        known = host.node._pipeline.rig
+        assert (known.grid, known.grid_frame_id) == (rig.CAMERA, "cam")
+        assert Modality.EVENT in known.sensors
+
+
 def test_without_tf2_a_sensor_that_has_no_place_is_told_so(values, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     with domain() as number, Host(number, **{**values, "calibration_file": ""}) as host:
