@@ -523,9 +523,19 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
         raise MessageError(
             "data",
             f"{beyond:.0%} intensities above {full:g} (largest {float(np.nanmax(raw)):g})",
-            "the parameter lidar.intensity_max set to this sensor's full intensity, often 255",
+            f"the parameter lidar.intensity_max set to this sensor's full intensity, {_full_hint(raw)}",
         )
     return LidarScan(points, np.clip(intensity, 0.0, 1.0))
+
+
+def _full_hint(raw: npt.NDArray[Any]) -> str:
+    """What full intensity may be, in words, going by one scan that goes beyond what was taken for it."""
+    values = raw[np.isfinite(raw)].astype(np.float64)
+    if values.max() <= 255.0:
+        return "often 255"
+    high = float(np.percentile(values, 99))
+    step = max(1.0, 10.0 ** (np.floor(np.log10(max(high, 1.0))) - 1))
+    return f"perhaps {np.ceil(high / step) * step:.0f}: 99 % of this scan's are not above"
 
 
 def decode_event_cloud(message: Any) -> EventPacket:

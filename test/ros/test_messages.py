@@ -354,6 +354,23 @@ def test_intensity_beyond_its_scale_names_the_parameter():
     assert np.allclose(messages.decode_lidar(message, 200.0).intensity, (0.5, 1))
 
 
+def test_the_suggested_full_intensity_is_the_scans_own_and_is_taken():
+    """An Ouster counts photons: its scans may have just been refused for 255, which fits many drivers."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 1234, 2000)
+    values[:5] = 60_000
+    values[5] = np.nan
+    message = lidar(rng.uniform(1, 9, (2000, 3)), intensity="<f4", values=values)
+    for assumed in (0.0, 255.0):
+        with pytest.raises(MessageError, match=r"intensity_max .*perhaps 1300") as caught:
+            messages.decode_lidar(message, assumed)
+        assert "often 255" not in str(caught.value)
+    messages.decode_lidar(message, 1300.0)
+    dim = lidar(rng.uniform(1, 9, (2000, 3)), intensity="<f4", values=rng.uniform(0, 200, 2000))
+    with pytest.raises(MessageError, match="often 255"):
+        messages.decode_lidar(dim)
+
+
 @pytest.mark.parametrize("zeros", [0.0, 0.49, 0.51, 0.9])
 def test_a_wrong_scale_is_refused_in_every_scan(zeros):
     """A driver that sends 0..255 as floats, in scenes of which more or less does not reflect."""
