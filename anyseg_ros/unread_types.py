@@ -18,5 +18,6 @@ UNREAD_TYPES: Mapping[str, str] = {
     "livox_interfaces/msg/CustomMsg": _LIVOX,
     "dvs_msgs/msg/EventArray": _EVENT_ARRAY,
     "prophesee_event_msgs/msg/EventArray": _EVENT_ARRAY,
+    "event_array_msgs/msg/EventArray": _EVENT_ARRAY,
 }
 """Remedy of each, as the second half of a sentence that names the type."""

@@ -30,6 +30,7 @@ from anyseg_ros.modalities import (
     SensorData,
 )
 from anyseg_ros.modality import MODALITIES, Modality
+from anyseg_ros.unread_types import UNREAD_TYPES
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -39,21 +40,6 @@ EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
-
-_LIVOX = "Livox's own format is not read; with xfer_format: 0 its driver publishes PointCloud2"
-_EVENT_ARRAY = (
-    "EventArray is not read; EventPacket of event_camera_msgs (encodings evt3 and mono) is, and "
-    "PointCloud2 with x, y, t, p"
-)
-_UNREAD_TYPES = {
-    "livox_ros_driver/msg/CustomMsg": _LIVOX,
-    "livox_ros_driver2/msg/CustomMsg": _LIVOX,
-    "livox_interfaces/msg/CustomMsg": _LIVOX,
-    "dvs_msgs/msg/EventArray": _EVENT_ARRAY,
-    "prophesee_event_msgs/msg/EventArray": _EVENT_ARRAY,
-    "event_array_msgs/msg/EventArray": _EVENT_ARRAY,
-}
-"""Sensor data that cannot be read, with what can be done."""
 
 _LABEL_RANKS = tuple(
     re.compile(words, re.IGNORECASE)
@@ -282,8 +268,8 @@ def _find_labels(
 
 def _classify(bag: Bag, topic: Topic, notes: list[str]) -> _Candidate | None:
     """Which sensor a topic is, if it is one."""
-    if topic.type in _UNREAD_TYPES:
-        notes.append(f"{topic.name} ({topic.type}) passed over: {_UNREAD_TYPES[topic.type]}")
+    if topic.type in UNREAD_TYPES:
+        notes.append(f"{topic.name} ({topic.type}) passed over: {UNREAD_TYPES[topic.type]}")
     if topic.type not in (IMAGE, COMPRESSED_IMAGE, POINT_CLOUD, EVENT_PACKET):
         return None
     if _CLASSES_WORDS.search(topic.name):
@@ -377,7 +363,7 @@ def _as_sensor(bag: Bag, topic: Topic, modality: Modality) -> SensorSource:
         allowed = ", ".join(t for m, t in kinds if m is modality)
         raise SourceError(
             f"{topic.name} is {topic.type}, which is no {modality.label} data; expected {allowed}"
-            + (f"; {_UNREAD_TYPES[topic.type]}" if topic.type in _UNREAD_TYPES else "")
+            + (f"; {UNREAD_TYPES[topic.type]}" if topic.type in UNREAD_TYPES else "")
         )
     first = bag.first(topic.name)
     if first is None:

@@ -233,10 +233,10 @@ def test_a_depth_cameras_cloud_is_the_lidar_only_for_want_of_another(
 @pytest.mark.parametrize(
     ("kind", "sensor", "remedy"),
     [
-        ("livox_ros_driver2/msg/CustomMsg", LIDAR, "xfer_format: 0"),
-        ("livox_interfaces/msg/CustomMsg", LIDAR, "xfer_format: 0"),
-        ("dvs_msgs/msg/EventArray", EVENT, "EventPacket of event_camera_msgs"),
-        ("prophesee_event_msgs/msg/EventArray", EVENT, "EventPacket of event_camera_msgs"),
+        ("livox_ros_driver2/msg/CustomMsg", LIDAR, "xfer_format 0 in its launch file"),
+        ("livox_interfaces/msg/CustomMsg", LIDAR, "xfer_format 0 in its launch file"),
+        ("dvs_msgs/msg/EventArray", EVENT, "EventPacket"),
+        ("prophesee_event_msgs/msg/EventArray", EVENT, "EventPacket"),
     ],
 )
 def test_sensor_data_of_a_type_that_is_not_read_is_told_with_a_remedy(
