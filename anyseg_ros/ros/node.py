@@ -466,7 +466,11 @@ class SegmentationNode(LifecycleNode):
                 if self._epoch is not None:
                     self._worker.reset()
                 self._epoch = newest.epoch
-            statuses = self._synchronizer.status(now)
+            # The synchronizer gets nothing of a sensor that waits for its calibration, and does not know why.
+            statuses = {
+                m: replace(status, reason=self._inputs[m].log.waiting_for or status.reason)
+                for m, status in self._synchronizer.status(now).items()
+            }
             for matched in sets:
                 self._worker.submit(matched, statuses)
         self._arm_deadline(now)

@@ -446,6 +446,20 @@ def test_a_new_epoch_reaches_the_worker_before_its_first_set(values):
         assert done == [3, 3, "reset", 4]
 
 
+def test_a_result_says_of_a_sensor_that_waits_for_extrinsics_that_it_does(values):
+    with domain() as number, Host(number, **{**values, "calibration_file": ""}) as host:
+        node = host.node
+        assert node.trigger_configure() == SUCCESS, str(host.log)
+        assert node.trigger_activate() == SUCCESS, str(host.log)
+        node._on_camera_info(Modality.CAMERA, rig.CAMERA, "cam")
+        node._on_data(Modality.LIDAR, 1, None, "velodyne")
+        told = []
+        node._worker.submit = lambda _, statuses: told.append(statuses)
+        node._emit([MatchedSet(Modality.CAMERA, 1, 0, {})], 1)
+        assert "no extrinsics from frame 'velodyne'" in told[0][Modality.LIDAR].reason
+        assert told[0][Modality.EVENT].reason == "nothing received yet"
+
+
 def test_switching_the_consistency_check_off_frees_whom_it_accused(values):
     with domain() as number, Host(number, **values) as host:
         node = host.node
