@@ -440,7 +440,7 @@ def test_a_new_epoch_reaches_the_worker_before_its_first_set(values):
         assert host.node.trigger_activate() == SUCCESS, str(host.log)
         done = []
         host.node._worker.reset = lambda: done.append("reset")
-        host.node._worker.submit = lambda matched: done.append(matched.epoch)
+        host.node._worker.submit = lambda matched, _: done.append(matched.epoch)
         for epoch in (3, 3, 4):
             host.node._emit([MatchedSet(Modality.CAMERA, 1, epoch, {})], 1)
         assert done == [3, 3, "reset", 4]
