@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import warnings
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -299,12 +299,8 @@ def check(encode: EncodeGraph, fuse: FuseGraph, folder: Path) -> None:
     engine.close()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point; ``arguments`` default to those of the command line."""
-    parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path, help="model folder to write")
-    add_network_options(parser)
+def add_export_options(parser: ArgumentParser) -> None:
+    """Options of what is written: ``output_stride``, ``half_weights``, ``metrics``."""
     parser.add_argument(
         "--output-stride",
         type=int,
@@ -317,22 +313,38 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="store weights as half floats: half the size; all is computed in float32 as before",
     )
-    parser.add_argument("--name", help="name in the model card; default: the folder's")
     parser.add_argument(
-        "--metrics", type=Path, help="JSON of training/evaluate.py; its mean goes into the card"
+        "--metrics",
+        type=read_metrics,
+        help="JSON of training/evaluate.py; its figures go into the card",
     )
+
+
+def read_metrics(path: str) -> dict[str, float]:
+    """mIoU of each subset, and their mean, from a result file of ``training/evaluate.py``."""
+    try:
+        rows = json.loads(Path(path).read_text())["rows"]
+        return {row["subset"]: row["miou"] for row in rows if row["condition"] == "all"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArgumentTypeError(f"{path} is no result file of evaluate.py: {error!r}") from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; ``arguments`` default to those of the command line."""
+    parser = ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path, help="model folder to write")
+    add_network_options(parser)
+    add_export_options(parser)
+    parser.add_argument("--name", help="name in the model card; default: the folder's")
     options = parser.parse_args(arguments)
-    metrics = {}
-    if options.metrics:
-        rows = json.loads(options.metrics.read_text())["rows"]
-        metrics = {row["subset"]: row["miou"] for row in rows if row["condition"] == "all"}
     trained = load_trained(options.checkpoint, options.weights)
     name = options.name or options.folder.name
     card = export(
         trained,
         options.folder,
         name,
-        metrics,
+        options.metrics,
         options.prediction,
         options.output_stride,
         options.half_weights,

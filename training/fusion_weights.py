@@ -32,7 +32,7 @@ from anyseg_ros.modality import Modality, all_subsets, subset_name
 from training.data.batches import split_planes, thinned_out
 from training.data.street import DataSetError, StreetData
 from training.evaluate import CheckpointPredictor
-from training.export import ExportError, export
+from training.export import ExportError, add_export_options, export
 from training.models.checkpoint import TrainedSegmentor, load_trained
 from training.models.graphs import exportable
 from training.models.segmentor import FusionWeights
@@ -178,6 +178,7 @@ def main(arguments: list[str] | None = None) -> ModelCard:
         "--weights", type=_weights, help="do not search, take these: event=0.25,depth=1.5"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that build images")
+    add_export_options(parser)
     options = parser.parse_args(arguments)
     if options.frames < 2:
         parser.error("--frames must be at least 2: one half to choose by, the other to report")
@@ -203,7 +204,14 @@ def main(arguments: list[str] | None = None) -> ModelCard:
     print(f"  {'mean':26} {mean_score(before):6.1f} {mean_score(after):6.1f}")
     trained = load_trained(options.model)
     trained.anymodal.set_fusion_weights(_as_config(weights))
-    card = export(trained, options.output, options.output.name)
+    card = export(
+        trained,
+        options.output,
+        options.output.name,
+        options.metrics,
+        output_stride=options.output_stride,
+        half_weights=options.half_weights,
+    )
     said = ", ".join(f"{m.label} {weight:g}" for m, weight in weights.items())
     print(f"{options.output}: {card.name} {card.model_id}, {said}")
     return card

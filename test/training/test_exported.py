@@ -32,6 +32,7 @@ from training.models.segmentor import (
 from training.models.strict import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted(path.parent for path in ROOT.glob("models/*/encode.onnx"))
 SUBSETS = ((Modality.CAMERA,), (Modality.DEPTH, Modality.LIDAR), MODALITIES)
 
 
@@ -202,8 +203,8 @@ def test_fine_tuned_and_exported_again(make, tmp_path):
     assert card.provenance["start_from"] == str(folder)
 
 
-def test_the_shipped_model_can_be_trained_on():
-    folder = ROOT / "models" / "anyseg_street_b0"
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
+def test_the_shipped_models_can_be_trained_on(folder):
     trained = load_trained(folder)
     engine = load_engine(folder, "onnxruntime", 1)
     height, width = engine.card.input_height, engine.card.input_width
@@ -214,8 +215,8 @@ def test_the_shipped_model_can_be_trained_on():
     assert (labels.numpy() == found).mean() > 0.999
 
 
-def test_the_shipped_models_card_for_people_is_of_this_model():
-    folder = ROOT / "models" / "anyseg_street_b0"
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
+def test_the_shipped_models_cards_for_people_are_of_these_models(folder):
     card, text = load_engine(folder, "onnxruntime", 1).card, (folder / "README.md").read_text()
     assert card.model_id in text
     metrics, weights = (card.provenance[key] for key in ("metrics", "fusion_weights"))

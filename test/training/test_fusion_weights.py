@@ -1,5 +1,7 @@
 """Weights of the sensors in the fused maps: by hand, in each form of the network, and the search for them."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -164,6 +166,27 @@ def test_a_sensor_that_only_confuses_gets_the_least_say(models, tmp_path, capsys
     assert after > before
     alone = [line.split() for line in lines if line.split()[0] in ("camera", "event")]
     assert len(alone) == 2 and all(one == other for _, one, other in alone)
+
+
+def test_what_is_written_is_chosen_as_in_an_export(models, tmp_path):
+    street = write_street(tmp_path / "street", frames=4)
+    rows = [
+        {"subset": "mean", "condition": "all", "miou": 12.5},
+        {"subset": "mean", "condition": "fog"},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": rows}))
+    command = [str(models[0]), str(tmp_path / "x"), "--data", str(street), "--workers", "0"]
+    command += ["--weights", "event=0.5", "--output-stride", "2", "--half-weights"]
+    card = fusion_weights.main([*command, "--metrics", str(tmp_path / "rows.json")])
+    assert card.provenance["metrics"] == {"mean": 12.5} and card.provenance["half_weights"]
+    labels = (
+        load_engine(tmp_path / "x", "onnxruntime", 1)
+        .segment(images(1)[0].permute(0, 2, 3, 1).numpy().copy(), np.arange(4))
+        .labels
+    )
+    np.testing.assert_array_equal(labels[::2, ::2], labels[1::2, 1::2])
+    with pytest.raises(SystemExit):
+        fusion_weights.main([*command, "--metrics", str(street / "dataset.yaml")])
 
 
 def test_weights_can_be_named():
