@@ -367,7 +367,8 @@ class SegmentationNode(LifecycleNode):
         if not self._active or calibration is None or health is None:
             return
         log = self._inputs[modality].log
-        log.behind_clock_s = (int(self.get_clock().now().nanoseconds) - stamp) / 1e9
+        if clock := int(self.get_clock().now().nanoseconds):  # 0 until /clock is heard
+            log.behind_clock_s = (clock - stamp) / 1e9
         if len(log.frame_ids) < 4:
             log.frame_ids.add(frame_id)
         if calibration.set_frame(modality, frame_id):
