@@ -46,7 +46,7 @@ def find_model(name: str = "") -> Path:
     """Folder of a model: a path as given, a name under ``models/``, or the default model.
 
     Raises:
-        ResourceError: if there is no such folder.
+        ResourceError: if there is no such folder; the message lists the models that there are.
     """
     if name:
         path = Path(name).expanduser()
@@ -54,4 +54,12 @@ def find_model(name: str = "") -> Path:
             return path
         if path.is_absolute() or len(path.parts) > 1:
             raise ResourceError(f"no model folder {path}")
-    return find_resource(f"models/{name or DEFAULT_MODEL}")
+    try:
+        return find_resource(f"models/{name or DEFAULT_MODEL}")
+    except ResourceError:
+        names = sorted(
+            {path.name for folder in share_directories() for path in folder.glob("models/*/")}
+        )
+        if not name or not names:
+            raise
+    raise ResourceError(f"no model {name!r}: name a folder, or one of {', '.join(names)}")

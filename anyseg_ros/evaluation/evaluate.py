@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from anyseg_ros.durations import in_words
 from anyseg_ros.engine import Engine
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.contributions import Subset
@@ -538,7 +539,7 @@ def _unmatched(modality: Modality, arrivals: BagArrivals, base: Walk, topic: str
     apart_s = _clock_apart_s(modality, arrivals, others)
     if apart_s is not None and abs(apart_s) > _APART_LIMIT_S:
         way = "behind" if apart_s > 0 else "ahead of"
-        why += f"; its stamps are {_long_time(abs(apart_s))} {way} the other sensors'"
+        why += f"; its stamps are {in_words(abs(apart_s))} {way} the other sensors'"
         remedy = (
             "if its clock is another, record with the driver's timestamp mode set to the host's time, or "
             + remedy
@@ -559,13 +560,6 @@ def _clock_apart_s(
         return None
     # Of two that contradict each other the one near the log times is right.
     return own - sorted(delays, key=abs)[(len(delays) - 1) // 2]
-
-
-def _long_time(seconds: float) -> str:
-    for name, length in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {name}"
-    return f"{seconds:.1f} s"
 
 
 def _few(numbers: Iterable[int]) -> str:

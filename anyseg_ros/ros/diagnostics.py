@@ -9,6 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
+from anyseg_ros.durations import in_words
 from anyseg_ros.load import LoadShedder
 from anyseg_ros.modality import Modality, subset_name
 from anyseg_ros.ros.parameters import SensorParameters
@@ -204,18 +205,11 @@ def foreign_stamps(logs: Mapping[Modality, SensorLog]) -> str:
         return ""
     behind = apart[foreign[0]]
     return (
-        f"stamps of {', '.join(m.label for m in foreign)} are {_duration(abs(behind))} "
+        f"stamps of {', '.join(m.label for m in foreign)} are {in_words(abs(behind))} "
         f"{'behind' if behind > 0 else 'ahead of'} the node's clock, as will be those of the masks; TF of "
         "now does not fit them. A driver should stamp with the host's time; for a recording or a "
         "simulation set use_sim_time, with its /clock"
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, name in ((86_400.0, "days"), (3600.0, "hours")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.1f} s"
 
 
 def load_values(load: LoadShedder) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
 from anyseg_ros.ros.transforms import TransformSource
 from anyseg_ros.ros.transport import configure_transport
-from anyseg_ros.ros.worker import SegmentationWorker
+from anyseg_ros.ros.worker import SegmentationWorker, Statuses
 from anyseg_ros.sync import (
     MatchedSet,
     StreamConfig,
@@ -512,12 +512,7 @@ class SegmentationNode(LifecycleNode):
 
     # --- results (worker's thread) ------------------------------------------------------------
 
-    def _on_result(
-        self,
-        matched: MatchedSet,
-        result: Segmentation,
-        statuses: Mapping[Modality, StreamStatus],
-    ) -> None:
+    def _on_result(self, matched: MatchedSet, result: Segmentation, statuses: Statuses) -> None:
         publishers, pipeline = self._results, self._pipeline
         if publishers is None or pipeline is None or not self._active:
             return

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from anyseg_ros.modalities import RigCalibration
 from anyseg_ros.modality import Modality
 from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation, same_message
-from anyseg_ros.sync import MatchedSet
+from anyseg_ros.sync import MatchedSet, StreamStatus
 
+Statuses = Mapping[Modality, StreamStatus]
+"""Of each stream at one moment."""
 _JUDGED = 8
 _UNDECIDED = 2
 _USED_SHARE = 0.75
@@ -76,20 +78,20 @@ class SegmentationWorker:
     def __init__(
         self,
         pipeline: Pipeline,
-        on_result: Callable[[MatchedSet, Segmentation, Any], None],
+        on_result: Callable[[MatchedSet, Segmentation, Statuses], None],
         on_error: Callable[[MatchedSet, Exception], None],
     ) -> None:
         """Start the thread.
 
         Args:
-            on_result: called on the worker's thread with each result, and what came with its set.
+            on_result: called on the worker's thread with each result, and the statuses of its set.
             on_error: called on the worker's thread when a set could not be segmented.
         """
         self._pipeline = pipeline
         self._on_result = on_result
         self._on_error = on_error
         self._condition = threading.Condition()
-        self._waiting: tuple[MatchedSet, Any] | None = None
+        self._waiting: tuple[MatchedSet, Statuses] | None = None
         self._early: dict[Modality, _Early] = {}
         self._at: _Early | None = None
         self._predictions = {modality: UsePrediction() for modality in Modality}
@@ -101,16 +103,12 @@ class SegmentationWorker:
         self._thread = threading.Thread(target=self._run, name="anyseg-segment", daemon=True)
         self._thread.start()
 
-    def submit(self, matched: MatchedSet, beside: Any = None) -> None:
-        """Hand in a set; returns at once.
-
-        Args:
-            beside: given to ``on_result`` with the set's result.
-        """
+    def submit(self, matched: MatchedSet, statuses: Statuses) -> None:
+        """Hand in a set and the streams' statuses as it was completed; returns at once."""
         with self._condition:
             if self._waiting is not None:
                 self.counters.overtaken += 1
-            self._waiting = matched, beside
+            self._waiting = matched, statuses
             current = self._rig is None and not self._reset
             for modality, member in matched.members.items():
                 early = self._early.get(modality)
@@ -187,7 +185,11 @@ class SegmentationWorker:
                 self._segment(*waiting, rig, reset)
 
     def _segment(
-        self, matched: MatchedSet, beside: Any, rig: RigCalibration | None, reset: bool
+        self,
+        matched: MatchedSet,
+        statuses: Statuses,
+        rig: RigCalibration | None,
+        reset: bool,
     ) -> None:
         try:
             if rig is not None:
@@ -198,7 +200,7 @@ class SegmentationWorker:
             with self._condition:
                 for modality in result.used:
                     self._predictions[modality].note_use(matched.members[modality].stamp_ns)
-            self._on_result(matched, result, beside)
+            self._on_result(matched, result, statuses)
         except NoUsableInputError as error:
             self.counters.unusable += 1
             self._on_error(matched, error)

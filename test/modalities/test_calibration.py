@@ -124,12 +124,18 @@ def test_an_unreadable_file_is_refused(tmp_path, content):
         load_calibration(path)
 
 
-def test_the_documented_file_loads_and_its_lidar_looks_ahead(tmp_path):
+def documented(folder, begin):
+    """The example in the node's documentation that begins with this section, as a file."""
     page = (Path(__file__).parents[2] / "docs/node.md").read_text()
-    text = re.search(r"```yaml\n(grid:.*?)```", page, re.DOTALL)
+    text = re.search(rf"```yaml\n({begin}:.*?)```", page, re.DOTALL)
     assert text is not None
-    (tmp_path / "rig.yaml").write_text(text[1])
-    rig = load_calibration(tmp_path / "rig.yaml")
+    path = folder / "rig.yaml"
+    path.write_text(text[1])
+    return path
+
+
+def test_the_documented_file_loads_and_its_lidar_looks_ahead(tmp_path):
+    rig = load_calibration(documented(tmp_path, "grid"))
     lidar = rig.sensors[Modality.LIDAR].grid_from_sensor
     assert lidar is not None
     ahead_left_up = np.array([[10.0, 2.0, 1.0]])
@@ -141,10 +147,6 @@ def test_the_documented_file_loads_and_its_lidar_looks_ahead(tmp_path):
 
 
 def test_the_documented_short_file_places_an_event_camera(tmp_path):
-    page = (Path(__file__).parents[2] / "docs/node.md").read_text()
-    text = re.search(r"```yaml\n(sensors:.*?)```", page, re.DOTALL)
-    assert text is not None
-    (tmp_path / "rig.yaml").write_text(text[1])
-    known = load_calibration_file(tmp_path / "rig.yaml")
+    known = load_calibration_file(documented(tmp_path, "sensors"))
     assert known.grid is None and set(known.sensors) == {Modality.EVENT}
     assert known.camera_of(Modality.EVENT) is not None

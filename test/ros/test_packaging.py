@@ -5,6 +5,7 @@ import runpy
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 import setuptools
 
 from anyseg_ros import __version__
@@ -60,10 +61,9 @@ def test_setup_installs_what_ros_looks_for(monkeypatch):
 def test_resources_are_found_or_named(tmp_path):
     assert find_resource("config/segment.yaml").is_file()
     assert find_model(str(tmp_path)) == tmp_path
-    for name in ("no_such_model", str(tmp_path / "none")):
-        try:
-            find_model(name)
-        except ResourceError as error:
-            assert name in str(error)
-        else:
-            raise AssertionError(name)
+    assert find_model() == find_model("anyseg_street_b0") == ROOT / "models/anyseg_street_b0"
+    with pytest.raises(ResourceError, match=r"no model folder .*none"):
+        find_model(str(tmp_path / "none"))
+    shipped = r"'no_such_model': name a folder, or one of anyseg_street_b0, anyseg_street_fast$"
+    with pytest.raises(ResourceError, match=shipped):
+        find_model("no_such_model")

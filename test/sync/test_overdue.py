@@ -244,3 +244,23 @@ def test_what_the_anchor_said_before_is_still_given_out():
         a.stamp_ns for a in bad if a.key is CAMERA and a.usable and 52 < a.receipt_ns / S < 55.8
     }
     assert good <= {o.matched.stamp_ns for o in outputs if o.matched.anchor is CAMERA}
+
+
+@pytest.mark.parametrize(
+    ("max_wait_s", "median_ms", "most_ms", "scan_age_ms"),
+    [(0.1, 93, 130, 30), (0.0, 32, 34, 130)],
+)
+def test_what_a_scan_stamped_at_its_start_costs(max_wait_s, median_ms, most_ms, scan_age_ms):
+    """The figures of docs/node.md: a camera of 30 Hz, and a LiDAR whose message comes 115 to 130 ms late."""
+    rig = {CAMERA: Sensor(1000 / 30, 0, 30, 4), Modality.LIDAR: Sensor(100, 3, 115, 15)}
+    config = {m: rig_config(tolerance_s=0.06, max_age_s=0.25)[m] for m in rig}
+    player = Player(config, max_wait_s=max_wait_s, priority=tuple(rig))
+    origin_ns = 50 * S  # one clock for stamps and receipt
+    outputs = player.play(make_arrivals(rig, 20.0, seed=1, origin_ns=origin_ns))
+    settled = [o for o in outputs if o.now_ns > 55 * S]
+    assert all(set(o.matched.members) == set(rig) for o in settled)
+    waits = sorted((o.now_ns - o.matched.stamp_ns) / MS for o in settled)
+    ages = sorted(o.matched.members[Modality.LIDAR].age_s * 1000 for o in settled)
+    assert waits[len(waits) // 2] == pytest.approx(median_ms, abs=1)
+    assert waits[len(waits) * 95 // 100] == pytest.approx(most_ms, abs=1)
+    assert ages[len(ages) // 2] == pytest.approx(scan_age_ms, abs=1)

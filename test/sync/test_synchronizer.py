@@ -226,7 +226,8 @@ def test_quarantined_and_silent_is_dropped():
     assert sync.status(3 * S)["lidar"].state is StreamState.DROPPED
 
 
-def test_windowed_packets_cover_up_to_the_anchor():
+def camera_and_packets(until_ms):
+    """A camera's first image, and packets of events that end every 33 ms."""
     sync = Synchronizer(
         {
             "camera": StreamConfig(0.5, 0.05, 0.3),
@@ -236,8 +237,13 @@ def test_windowed_packets_cover_up_to_the_anchor():
         max_wait_s=0.05,
     )
     sync.add("camera", 0, "image", 1 * MS)
-    for end in range(0, 400, 33):
+    for end in range(0, until_ms, 33):
         sync.add("event", end * MS, f"to {end}", (end + 3) * MS)
+    return sync
+
+
+def test_windowed_packets_cover_up_to_the_anchor():
+    sync = camera_and_packets(400)
     (matched,) = sync.add("camera", 380 * MS, "image", 400 * MS)
     member = matched.members["event"]
     assert member.message == ("to 363", "to 396")
@@ -245,17 +251,7 @@ def test_windowed_packets_cover_up_to_the_anchor():
 
 
 def test_a_set_waits_for_the_packet_that_covers_it():
-    sync = Synchronizer(
-        {
-            "camera": StreamConfig(0.5, 0.05, 0.3),
-            "event": StreamConfig(0.5, 0.05, 0.3, 30.0, windowed=True, window_s=0.05),
-        },
-        ["camera", "event"],
-        max_wait_s=0.05,
-    )
-    sync.add("camera", 0, "image", 1 * MS)
-    for end in range(0, 370, 33):
-        sync.add("event", end * MS, f"to {end}", (end + 3) * MS)
+    sync = camera_and_packets(370)
     assert sync.add("camera", 380 * MS, "image", 382 * MS) == []
     (matched,) = sync.add("event", 396 * MS, "to 396", 399 * MS)
     assert matched.members["event"].stamp_ns == 380 * MS
