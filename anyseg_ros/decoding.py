@@ -10,6 +10,7 @@ import itertools
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -684,6 +685,23 @@ def data_stamp_ns(message: Any, data: SensorData) -> int:
     if isinstance(data, EventPacket) and len(data.stamp_ns):
         return int(data.stamp_ns[-1])
     return stamp
+
+
+def on_host_clock(message: Any, data: SensorData, offset_ns: int) -> tuple[int, SensorData]:
+    """What :func:`data_stamp_ns` gives, and the data, of a sensor whose clock is off.
+
+    Args:
+        offset_ns: what is to be added to its stamps, nanoseconds.
+
+    Raises:
+        MessageError: if the header has no stamp, or none above 0 is left of it.
+    """
+    stamp = data_stamp_ns(message, data) + offset_ns
+    if stamp <= 0:
+        raise MessageError("header.stamp", f"{stamp} ns with its stamp_offset", "a time above 0")
+    if offset_ns and isinstance(data, EventPacket):
+        data = replace(data, stamp_ns=data.stamp_ns + offset_ns)
+    return stamp, data
 
 
 def check_against_calibration(

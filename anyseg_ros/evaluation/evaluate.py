@@ -540,8 +540,10 @@ def _unmatched(modality: Modality, arrivals: BagArrivals, base: Walk, topic: str
     if apart_s is not None and abs(apart_s) > _APART_LIMIT_S:
         way = "behind" if apart_s > 0 else "ahead of"
         why += f"; its stamps are {in_words(abs(apart_s))} {way} the other sensors'"
+        offset_s = arrivals.offsets_ns[modality] / NS_PER_S + apart_s
         remedy = (
-            "if its clock is another, record with the driver's timestamp mode set to the host's time, or "
+            f"if its clock is another, say {modality.label}.stamp_offset: {offset_s:.2f} in a file for "
+            "--params, and record with the driver's timestamp mode set to the host's time, or "
             + remedy
         )
     return (

@@ -216,8 +216,8 @@ def _parser() -> argparse.ArgumentParser:
         "--params",
         type=Path,
         metavar="FILE",
-        help="a node's parameter file: timing, priority, health, consistency, lidar.intensity_max; not its "
-        "topics and calibration",
+        help="a node's parameter file: timing, stamp_offset, priority, health, consistency, "
+        "lidar.intensity_max; not its topics and calibration",
     )
     group.add_argument(
         "--clock",

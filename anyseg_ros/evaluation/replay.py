@@ -18,7 +18,7 @@ import numpy.typing as npt
 import yaml
 
 from anyseg_ros.consistency import ConsistencyCheck, ConsistencyProfile, ConsistencySettings
-from anyseg_ros.decoding import MessageError, check_against_calibration, data_stamp_ns, stamp_ns
+from anyseg_ros.decoding import MessageError, check_against_calibration, on_host_clock, stamp_ns
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.faults import Delivery, FaultInjector
@@ -31,6 +31,7 @@ from anyseg_ros.modalities import SensorData, window_s
 from anyseg_ros.modality import MODALITIES, Modality
 from anyseg_ros.pipeline import NoUsableInputError, Pipeline, Segmentation
 from anyseg_ros.sync import MatchedSet, StreamConfig, Synchronizer
+from anyseg_ros.sync.streams import to_ns
 
 Clock = Literal["log", "stamps"]
 READ_AHEAD = 16
@@ -45,6 +46,7 @@ class SensorSettings:
     tolerance_s: float = 0.06
     max_age_s: float = 0.25
     expected_rate_hz: float | None = None
+    stamp_offset_s: float = 0.0
     intensity_max: float = 0.0
 
 
@@ -63,6 +65,11 @@ class ReplaySettings:
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     profile: ConsistencyProfile | None = None
     """the model's usual disagreements"""
+
+    @property
+    def offsets_ns(self) -> dict[Modality, int]:
+        """What is added to each sensor's stamps."""
+        return {m: to_ns(sensor.stamp_offset_s) for m, sensor in self.sensors.items()}
 
 
 _OPTIONS_OF_SENSORS = {
@@ -137,6 +144,7 @@ def load_settings(path: Path) -> ReplaySettings:
         "tolerance": "tolerance_s",
         "max_age": "max_age_s",
         "expected_rate": "expected_rate_hz",
+        "stamp_offset": "stamp_offset_s",
         "intensity_max": "intensity_max",
     }
     settings = ReplaySettings()
@@ -256,6 +264,8 @@ class BagArrivals:
         self._rig = rig
         self._settings = settings
         self._until_s = until_s
+        self.offsets_ns = settings.offsets_ns
+        """what is added to each sensor's stamps"""
         self.clock = settings.clock
         usable = {m: s for m, s in sources.sensors.items() if m not in rig.missing}
         self._by_topic = {source.topic: modality for modality, source in usable.items()}
@@ -283,6 +293,7 @@ class BagArrivals:
         for recorded in self._bag.messages(self._by_topic):
             try:
                 stamp = stamp_ns(recorded.decode().header.stamp)
+                stamp += self.offsets_ns[self._by_topic[recorded.topic]]
             except Exception:  # a damaged message costs itself
                 continue
             reached_s = (times.at(recorded.log_time_ns, stamp) - start) / NS_PER_S
@@ -312,7 +323,7 @@ class BagArrivals:
             try:
                 message = recorded.decode()
                 data = self._decoders[modality](message)
-                stamp = data_stamp_ns(message, data)
+                stamp, data = on_host_clock(message, data, self.offsets_ns[modality])
                 sensor = self._rig.calibration.sensors[modality]
                 check_against_calibration(modality, data, sensor.camera)
             except MessageError as error:
@@ -393,6 +404,7 @@ class Walk:
         self._max_wait_ns = round(settings.max_wait_s * NS_PER_S)
         self._faults: FaultInjector[Arrival] = FaultInjector(outages)
         self._rig = rig
+        self._offsets_ns = settings.offsets_ns
         # A decoder that carries state must see every message as this run receives it.
         self._decoders = {
             m: Decoder(sources.sensors[m].kind, settings.sensors[m].intensity_max) for m in used
@@ -445,7 +457,7 @@ class Walk:
             message = arrival.decode() if delivery.message is None else delivery.message
             try:
                 data = self._decoders[modality](message)
-                stamp_ns = data_stamp_ns(message, data)
+                stamp_ns, data = on_host_clock(message, data, self._offsets_ns[modality])
                 sensor = self._rig.calibration.sensors[modality]
                 check_against_calibration(modality, data, sensor.camera)
             except MessageError as error:

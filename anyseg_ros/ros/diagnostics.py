@@ -12,12 +12,12 @@ from rclpy.qos import ReliabilityPolicy
 from anyseg_ros.durations import in_words
 from anyseg_ros.load import LoadShedder
 from anyseg_ros.modality import Modality, subset_name
-from anyseg_ros.ros.parameters import SensorParameters
+from anyseg_ros.ros.parameters import LARGEST_OFFSET_S, SensorParameters
 from anyseg_ros.ros.publishers import key_values
 from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.transport import large_message_remedy
 from anyseg_ros.sync import StreamState, StreamStatus
-from anyseg_ros.sync.streams import FAR_LIMIT_NS, NS_PER_S
+from anyseg_ros.sync.streams import FAR_LIMIT_NS, LEAD_LIMIT_NS, NS_PER_S
 from anyseg_ros.unread_types import UNREAD_TYPES
 
 LARGE_MESSAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2")
@@ -165,6 +165,8 @@ def sensor_status(
     if status.state is StreamState.LIVE and status.detail:
         level = DiagnosticStatus.WARN
         text = f"{status.detail}; {text}" if text != "live" else status.detail
+    if status.clock_apart_s is not None:
+        text += _clock_remedy(modality.label, parameters.stamp_offset_s, status)
     values: dict[str, object] = {
         "state": status.state.name.lower(),
         "topic": topic,
@@ -193,16 +195,38 @@ def sensor_status(
     )
 
 
+def _clock_remedy(label: str, offset_s: float, status: StreamStatus) -> str:
+    """What to do about stamps that are apart from the others'."""
+    assert status.clock_apart_s is not None
+    offset_s += status.clock_apart_s
+    # What counts from a sensor's own start is another number after the next.
+    steady = abs(offset_s) <= LARGEST_OFFSET_S
+    if status.state is not StreamState.LIVE:  # the reason has the rest
+        return f", or {label}.stamp_offset to {offset_s:.2f}" if steady else ""
+    remedies = []
+    if steady:
+        remedies.append(f"if its clock is off set that, or {label}.stamp_offset to {offset_s:.2f}")
+    if status.clock_apart_s > 0:
+        remedies.append(f"if it is that late raise {label}.max_age")
+    return "".join(f"; {remedy}" for remedy in remedies)
+
+
 def foreign_stamps(logs: Mapping[Modality, SensorLog]) -> str:
     """Which sensors' stamps are of another time than the node's clock, and the remedies; empty if none.
 
     Beside each other the synchronizer tells two times apart. Of one sensor, or of all alike, only the clock
     tells, and it may be the clock that is wrong: such messages are used.
     """
-    apart = {m: log.behind_clock_s or 0.0 for m, log in logs.items()}
-    foreign = [m for m, behind in sorted(apart.items()) if abs(behind) > FAR_LIMIT_NS / NS_PER_S]
+    apart = {m: log.behind_clock_s or 0.0 for m, log in sorted(logs.items())}
+    foreign = [m for m, behind in apart.items() if abs(behind) > FAR_LIMIT_NS / NS_PER_S]
     if not foreign:
-        return ""
+        return "; ".join(
+            f"stamps of {m.label} are {-behind:.2f} s ahead of the node's clock, which no delay explains: "
+            f"what is matched by them is that much apart; set that clock, or lower {m.label}.stamp_offset "
+            "by as much"
+            for m, behind in apart.items()
+            if behind < -LEAD_LIMIT_NS / NS_PER_S
+        )
     behind = apart[foreign[0]]
     return (
         f"stamps of {', '.join(m.label for m in foreign)} are {in_words(abs(behind))} "

@@ -18,7 +18,7 @@ from rclpy.qos import (
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from anyseg_ros.decoding import EventPacketDecoder, data_stamp_ns
+from anyseg_ros.decoding import EventPacketDecoder, on_host_clock
 from anyseg_ros.modalities import CameraModel, SensorData
 from anyseg_ros.modality import Modality
 from anyseg_ros.ros import messages
@@ -27,6 +27,7 @@ from anyseg_ros.ros.messages import MessageError
 from anyseg_ros.ros.parameters import ParameterError, SensorParameters
 from anyseg_ros.ros.stage_times import StageTimes
 from anyseg_ros.ros.throttled_log import ThrottledLog
+from anyseg_ros.sync.streams import to_ns
 
 DECODERS: dict[tuple[Modality, str], tuple[type, Callable[[Any], SensorData]]] = {
     (Modality.CAMERA, "image"): (Image, messages.decode_image),
@@ -157,6 +158,7 @@ class SensorInput:
         self._node = node
         self._modality = modality
         self._parameters = parameters
+        self._offset_ns = to_ns(parameters.stamp_offset_s)
         self._on_data = on_data
         self._on_info = on_info
         self._on_refused = on_refused
@@ -205,7 +207,7 @@ class SensorInput:
         try:
             with self._times.measure(f"decode_{self._modality.label}"):
                 data = self._decode(message)
-            stamp = data_stamp_ns(message, data)
+            stamp, data = on_host_clock(message, data, self._offset_ns)
             self._on_data(self._modality, stamp, data, message.header.frame_id)
         except Exception as error:  # a message that breaks a decoder must not end the node
             self.log.rejected += 1

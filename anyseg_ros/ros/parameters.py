@@ -34,6 +34,9 @@ SENSOR_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.LIDAR: ("points",),
 }
 
+LARGEST_OFFSET_S = 86400.0
+"""Beyond a day a clock counts from something else, most often from its own start."""
+
 
 class ParameterError(ValueError):
     """A parameter that cannot be used; the message starts with its name."""
@@ -187,6 +190,14 @@ def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
             live=True,
         ),
         ParameterSpec(
+            f"{label}.stamp_offset",
+            0.0,
+            "Seconds added to its stamps, for a clock that is known to be off; masks have the stamps "
+            "that come of it.",
+            -LARGEST_OFFSET_S,
+            LARGEST_OFFSET_S,
+        ),
+        ParameterSpec(
             f"{label}.qos_reliable",
             False,
             "Subscribe reliable instead of best effort; the publisher must be reliable too.",
@@ -310,6 +321,7 @@ class SensorParameters:
     tolerance_s: float
     max_age_s: float
     expected_rate_hz: float | None
+    stamp_offset_s: float
     qos_reliable: bool
     qos_depth: int
     camera_info_topic: str
@@ -407,6 +419,7 @@ def _sensor_parameters(modality: Modality, values: Mapping[str, Any]) -> SensorP
         tolerance_s=get("tolerance"),
         max_age_s=get("max_age"),
         expected_rate_hz=get("expected_rate") or None,
+        stamp_offset_s=get("stamp_offset"),
         qos_reliable=get("qos_reliable"),
         qos_depth=get("qos_depth"),
         camera_info_topic=(

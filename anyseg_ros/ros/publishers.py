@@ -67,7 +67,7 @@ def modalities_message(
             values["age_s"] = float(member.age_s)
             values["held"] = member.held
             values["stamp_ns"] = member.stamp_ns
-        reason = result.skipped.get(modality) or status.reason
+        reason = result.skipped.get(modality) or status.reason or status.detail
         message.status.append(
             DiagnosticStatus(
                 level=DiagnosticStatus.OK if used else DiagnosticStatus.WARN,

@@ -55,6 +55,8 @@ FAST_IS_USUAL_NS = to_ns(30.0)
 LATE_LIMIT_NS = to_ns(0.2)
 """This much later than usual, against the other streams, is late."""
 LATE_BACK_NS = to_ns(0.1)
+UNMATCHED = 3
+"""Sets in a row without any of this many new messages: a live stream that is of no use."""
 PAUSES = 8
 """Receipts from which the usual pause between two is told."""
 RATE_HORIZON_NS = to_ns(5.0)
@@ -146,7 +148,10 @@ class StreamStatus:
     """newest believable stamp"""
     impairment: Impairment = Impairment.NONE
     detail: str = ""
-    """the impairment in words"""
+    """in words how a live stream is worse than usual, or that no set can use it"""
+    clock_apart_s: float | None = None
+    """how far its stamps lie behind the other streams', where that keeps it, or them, out of the sets;
+    negative: ahead of them"""
 
 
 @dataclass
@@ -171,6 +176,8 @@ class OthersDelay:
     """of the least recent delays"""
     latest_ns: int
     """of the latest delays; these follow a slow replay on a steady clock, the least lag behind"""
+    streams: int = 1
+    """how many there are: of two alone nobody knows which is right"""
 
 
 @dataclass
@@ -227,6 +234,7 @@ class Stream:
         self._home_lateness_ns: int | None = None
         self._consistent = 0
         self._forget_delays()
+        self.note_matched()
 
     def _forget_delays(self) -> None:
         self._delays: deque[int] = deque(maxlen=WINDOW)
@@ -308,7 +316,8 @@ class Stream:
             rejected=self.counters.rejected,
             last_stamp_ns=self.newest_ns,
             impairment=self.impairment,
-            detail=self._detail(),
+            detail="; ".join(filter(None, (self._pace_in_words(), self._unmatched_in_words()))),
+            clock_apart_s=None if (apart := self._apart_ns()) is None else apart / NS_PER_S,
         )
 
     def _reason(self, state: StreamState, now_ns: int) -> str:
@@ -346,7 +355,7 @@ class Stream:
         recent = list(self._intervals)[-PACE_SAMPLES:]
         return self._typical(recent) if len(recent) == PACE_SAMPLES else None
 
-    def _detail(self) -> str:
+    def _pace_in_words(self) -> str:
         if self.impairment is Impairment.LATE:
             assert self._usual_behind_ns is not None
             late_s = (self._behind[-1] - self._usual_behind_ns) / NS_PER_S
@@ -409,6 +418,48 @@ class Stream:
                 self._behind.clear()
                 self._usual_behind_ns = None
 
+    # --- use, on stamps -------------------------------------------------------------------------
+
+    def note_matched(self) -> None:
+        """Note that a set has a message of the stream."""
+        self._sets_without = self._messages_since = self._gap_ns = 0
+
+    def note_unmatched(self, anchor_ns: int) -> None:
+        """Note that a set with this stamp has none of the stream, though it is live."""
+        self._sets_without += 1
+        self._gap_ns = anchor_ns - (self.newest_ns or 0)
+
+    @property
+    def is_unmatched(self) -> bool:
+        """Whether messages keep arriving and being believed of which no set can use one."""
+        return min(self._sets_without, self._messages_since) >= UNMATCHED
+
+    @property
+    def foreign_gap_ns(self) -> int | None:
+        """How far from the sets its messages are for a reason that is not its own, but the anchor's."""
+        return self._gap_ns if self.is_unmatched and self._apart_ns() is None else None
+
+    def _unmatched_in_words(self) -> str:
+        if not self.is_unmatched:
+            return ""
+        return (
+            f"in none of the last {self._sets_without} sets: its newest message was "
+            f"{abs(self._gap_ns) / NS_PER_S:.2f} s {'older' if self._gap_ns > 0 else 'newer'} than the set"
+        )
+
+    def _apart_ns(self) -> int | None:
+        """How far the stamps lie behind the others', if that is why no set can use the stream."""
+        if self._distrust is not None:
+            return self._clock_apart_ns
+        if self._late or not self.is_unmatched:
+            return None
+        return self.explains(self._gap_ns)
+
+    def explains(self, gap_ns: int) -> int | None:
+        """How far the stamps lie behind the others', if that is what such a gap to a set comes from."""
+        behind = self._typical(self._behind) if self._behind else 0
+        return behind if 2 * abs(behind) >= abs(gap_ns) else None
+
     # --- believability, on stamps -------------------------------------------------------------
 
     def delays_ns(self) -> tuple[int, int] | None:
@@ -437,7 +488,11 @@ class Stream:
             least = own if others is None else min(own, others.least_ns)
             if delay < least - LEAD_LIMIT_NS:
                 return DropReason.STAMP_IN_FUTURE
-        elif others is not None and delay < others.least_ns - FAR_LIMIT_NS:
+        if (
+            others is not None
+            and (others.streams > 1 or not self.knows_its_delay)
+            and delay < others.least_ns - FAR_LIMIT_NS
+        ):
             return DropReason.STAMP_IN_FUTURE
         if (
             self._distrust is not None
@@ -512,6 +567,7 @@ class Stream:
             # After an outage the sensor, the network or the replay may be another.
             self._forget_delays()
         self.accepted_ns = now_ns
+        self._messages_since += 1
         if self.newest_ns is None:
             self.newest_ns = stamp_ns
         elif stamp_ns > self.newest_ns:

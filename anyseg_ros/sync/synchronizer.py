@@ -78,6 +78,17 @@ class _Pending:
     latest_ns: int
 
 
+def _leads_alone(status: StreamStatus, apart_ns: int) -> StreamStatus:
+    """The anchor's status, where its stamps are so far from the others' that sets cannot use those."""
+    apart_s = apart_ns / NS_PER_S
+    words = (
+        f"leads alone: its stamps are {abs(apart_s):.2f} s "
+        f"{'behind' if apart_s > 0 else 'ahead of'} the others'"
+    )
+    detail = f"{status.detail}; {words}" if status.detail else words
+    return replace(status, detail=detail, clock_apart_s=apart_s)
+
+
 def _check_wait(max_wait_s: float) -> None:
     if not 0 <= max_wait_s < inf:
         raise ValueError(f"max_wait_s must be finite and not negative, got {max_wait_s}")
@@ -277,7 +288,20 @@ class Synchronizer(Generic[K]):
     def status(self, now_ns: int) -> dict[K, StreamStatus]:
         """Every stream's state at ``now_ns``, in order of priority."""
         now_ns = now_ns if self._now_ns is None else max(now_ns, self._now_ns)
-        return {key: stream.status(now_ns) for key, stream in self._streams.items()}
+        statuses = {key: stream.status(now_ns) for key, stream in self._streams.items()}
+        anchor = self._anchor
+        gaps = [
+            gap
+            for key, stream in self._streams.items()
+            if key != anchor
+            and stream.is_live(now_ns)
+            and (gap := stream.foreign_gap_ns) is not None
+        ]
+        if anchor is not None and gaps:
+            apart_ns = self._streams[anchor].explains(max(gaps, key=abs))
+            if apart_ns is not None:
+                statuses[anchor] = _leads_alone(statuses[anchor], apart_ns)
+        return statuses
 
     def configure(self, configs: Mapping[K, StreamConfig], max_wait_s: float) -> None:
         """Take other limits; messages, what was learned, quarantines and the order of stamps stay.
@@ -360,7 +384,7 @@ class Synchronizer(Generic[K]):
             return None
         least = sorted(delays[0] for delays in known)
         latest = sorted(delays[1] for delays in known)
-        return OthersDelay(least[(len(least) - 1) // 2], latest[len(latest) // 2])
+        return OthersDelay(least[(len(least) - 1) // 2], latest[len(latest) // 2], len(known))
 
     def _time_jumped(self, stream: Stream, now_ns: int) -> bool:
         """Whether time itself is what ``stream``'s suspicious message says; if so, follow it.
@@ -628,7 +652,10 @@ class Synchronizer(Generic[K]):
         for key, stream in self._streams.items():
             if stream.is_live(now_ns):
                 member = self._member(key, stream, pending.stamp_ns, key == anchor)
-                if member is not None:
+                if member is None:
+                    stream.note_unmatched(pending.stamp_ns)
+                else:
+                    stream.note_matched()
                     members[key] = member
         self._last_output_ns = pending.stamp_ns
         self.sets += 1

@@ -320,7 +320,7 @@ def test_the_evaluators_defaults_are_the_nodes():
     assert own.max_wait_s == node.max_wait_s
     assert own.priority == node.priority
     for modality, settings in own.sensors.items():
-        for name in ("timeout_s", "tolerance_s", "max_age_s", "expected_rate_hz", "intensity_max"):
+        for name in vars(settings):
             assert getattr(settings, name) == getattr(node.sensors[modality], name), name
 
 
@@ -328,9 +328,11 @@ def test_a_nodes_parameter_file_is_read(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(
         "/**:\n  ros__parameters:\n    max_wait_s: 0.2\n    priority: [lidar, camera]\n"
-        "    camera: {timeout: 0.3, topic: /x}\n"
+        "    camera: {timeout: 0.3, topic: /x}\n    depth: {stamp_offset: -37}\n"
     )
     settings = load_settings(path)
+    assert settings.sensors[DEPTH] == SensorSettings(stamp_offset_s=-37.0)
+    assert settings.offsets_ns == {CAMERA: 0, DEPTH: -37 * NS, EVENT: 0, LIDAR: 0}
     assert settings.sensors[CAMERA] == SensorSettings(timeout_s=0.3)
     assert settings.priority == (LIDAR, CAMERA, DEPTH, EVENT)
     assert settings.max_wait_s == 0.2
@@ -735,6 +737,19 @@ def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
     assert results["run"]["segmented"] == 10
 
 
+def elsewhen(sensor, apart_s):
+    """A change of a recording: another clock for one sensor."""
+
+    def move(topic, message):
+        if topic == TOPICS[sensor]:
+            stamp = message.header.stamp
+            moved = stamp.sec * NS + stamp.nanosec + round(apart_s * NS)
+            stamp.sec, stamp.nanosec = divmod(moved, NS)
+        return message
+
+    return move
+
+
 @pytest.mark.parametrize(
     ("sensor", "apart_s", "told"),
     [
@@ -742,8 +757,9 @@ def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
             LIDAR,
             37.0,
             "lidar: 30 of 30 messages on /lidar/points not matched, most often: stamp from the future; its "
-            "stamps are 37.0 s ahead of the other sensors'; if its clock is another, record with the "
-            "driver's timestamp mode set to the host's time, or leave it out with --sensors camera+depth",
+            "stamps are 37.0 s ahead of the other sensors'; if its clock is another, say "
+            "lidar.stamp_offset: -37.00 in a file for --params, and record with the driver's timestamp mode "
+            "set to the host's time, or leave it out with --sensors camera+depth",
         ),
         (LIDAR, -1.69e9, "stamp far behind receipt; its stamps are 53.6 years behind the other"),
         (LIDAR, -0.6, "can use; its stamps are 0.6 s behind the other"),
@@ -751,18 +767,33 @@ def test_messages_of_a_wrong_make_cost_themselves(engine, tmp_path):
     ],
 )
 def test_a_sensor_of_another_clock_is_told(engine, tmp_path, sensor, apart_s, told):
-    def elsewhen(topic, message):
-        if topic == TOPICS[sensor]:
-            stamp = message.header.stamp
-            moved = stamp.sec * NS + stamp.nanosec + round(apart_s * NS)
-            stamp.sec, stamp.nanosec = divmod(moved, NS)
-        return message
-
-    path = write_bag(tmp_path / "drive", 3.0, (CAMERA, DEPTH, LIDAR), labels=False, change=elsewhen)
+    path = write_bag(
+        tmp_path / "drive",
+        3.0,
+        (CAMERA, DEPTH, LIDAR),
+        labels=False,
+        change=elsewhen(sensor, apart_s),
+    )
     _, text = remarks(path, engine)
     assert told in text
     assert text.count("not matched") == 1
     assert "no set holds all of" in text
+
+
+@pytest.mark.parametrize("clock", ["log", "stamps"])
+@pytest.mark.parametrize(
+    ("sensor", "apart_s"), [(LIDAR, 37.0), (EVENT, -0.6), (EVENT, -1.69e9), (CAMERA, 3.0)]
+)
+def test_a_clock_that_is_off_is_mended_by_its_offset(engine, tmp_path, clock, sensor, apart_s):
+    right = write_bag(tmp_path / "right", 2.0)
+    wrong = write_bag(tmp_path / "wrong", 2.0, change=elsewhen(sensor, apart_s))
+    settings = ReplaySettings(clock=clock)
+    sensors = {**settings.sensors, sensor: SensorSettings(stamp_offset_s=-apart_s)}
+    mended, text = remarks(wrong, engine, settings=replace(settings, sensors=sensors))
+    assert "not matched" not in text
+    expected, _ = remarks(right, engine, settings=settings)
+    assert mended["subsets"] == expected["subsets"]
+    assert mended["run"] == expected["run"]
 
 
 def test_a_sensor_that_is_never_believed_is_told_with_what_was_wrong(engine, tmp_path):

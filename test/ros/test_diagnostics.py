@@ -93,10 +93,21 @@ def test_the_remedy_is_that_of_the_middleware_in_use():
 
 
 def status(
-    state=StreamState.LIVE, rate=10.0, log=None, expected=0.0, middleware=FAST_DDS, detail=""
+    state=StreamState.LIVE,
+    rate=10.0,
+    log=None,
+    expected=0.0,
+    middleware=FAST_DDS,
+    detail="",
+    apart_s=None,
+    offset_s=0.0,
 ):
-    parameters = NodeParameters.from_values({"camera.expected_rate": expected})
-    stream = StreamStatus(state, "because", 0.05, rate, 7, 0, 1, detail=detail)
+    parameters = NodeParameters.from_values(
+        {"camera.expected_rate": expected, "camera.stamp_offset": offset_s}
+    )
+    stream = StreamStatus(
+        state, "because", 0.05, rate, 7, 0, 1, detail=detail, clock_apart_s=apart_s
+    )
     return sensor_status(
         Modality.CAMERA,
         parameters.sensors[Modality.CAMERA],
@@ -197,6 +208,21 @@ def test_stage_times_are_of_the_last_hundred_in_milliseconds():
     assert times.values() == {}
 
 
+def test_a_clock_that_is_apart_is_told_with_the_offset_that_mends_it():
+    behind = status(detail="in none of the last 9 sets", apart_s=0.41)
+    assert behind.level == DiagnosticStatus.WARN
+    assert behind.message == (
+        "in none of the last 9 sets; if its clock is off set that, or camera.stamp_offset to 0.41; "
+        "if it is that late raise camera.max_age"
+    )
+    ahead = status(detail="leads alone", apart_s=-0.4, offset_s=0.1).message
+    assert ahead == "leads alone; if its clock is off set that, or camera.stamp_offset to -0.30"
+    tai = status(state=StreamState.QUARANTINED, apart_s=-37.0).message
+    assert tai == "quarantined: because, or camera.stamp_offset to -37.00"
+    uptime = status(state=StreamState.QUARANTINED, apart_s=1.69e9).message
+    assert uptime == "quarantined: because"
+
+
 def test_a_status_begins_with_the_name_of_its_node():
     assert status().name == "robot1/anyseg: camera"
 
@@ -213,7 +239,11 @@ def test_stamps_of_another_time_than_the_clocks_are_told():
     def logs(**behind):
         return {Modality.from_label(m): SensorLog(behind_clock_s=s) for m, s in behind.items()}
 
-    assert foreign_stamps(logs(camera=0.03, depth=-1.9, event=1.9, lidar=None)) == ""
+    assert foreign_stamps(logs(camera=0.03, depth=-0.2, event=1.9, lidar=None)) == ""
+    assert foreign_stamps(logs(camera=0.03, depth=-0.4)) == (
+        "stamps of depth are 0.40 s ahead of the node's clock, which no delay explains: what is matched by "
+        "them is that much apart; set that clock, or lower depth.stamp_offset by as much"
+    )
     ahead = foreign_stamps(logs(camera=0.03, lidar=-37.0))
     assert ahead.startswith("stamps of lidar are 37.0 s ahead of the node's clock")
     uptime = foreign_stamps(logs(lidar=20_000 * 86_400.0))

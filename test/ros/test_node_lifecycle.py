@@ -736,6 +736,27 @@ def test_a_lidar_with_its_own_clock_does_not_push_out_the_camera(values):
         assert 0 <= host.node._synchronizer.status(host.node._now_ns())[camera].age_s < 5
 
 
+def test_a_sensor_of_another_clock_is_used_with_its_offset(values):
+    """An event camera on TAI, 37 s ahead; its packets date every event."""
+    camera, event = MODALITIES[0], MODALITIES[2]
+    with domain() as number, Host(number, event__stamp_offset=-37.0, **values) as host:
+        publishers = {
+            m: host.node.create_publisher(type(rig.MAKERS[m](rig.START_NS)), rig.TOPICS[m], 50)
+            for m in (camera, event)
+        }
+        assert host.node.trigger_configure() == SUCCESS
+        assert host.node.trigger_activate() == SUCCESS
+        until = time.monotonic() + 20
+        while host.node._last_used != (camera, event):
+            assert time.monotonic() < until, host.log
+            publishers[camera].publish(rig.MAKERS[camera](time.time_ns()))
+            publishers[event].publish(rig.MAKERS[event](time.time_ns() + 37 * 10**9))
+            host.spin(0.05)
+        status = host.node._synchronizer.status(host.node._now_ns())[event]
+        assert host.node._sensor_status(event, status).message == "live"
+        assert abs(host.node._inputs[event].log.behind_clock_s) < 5
+
+
 def test_a_type_mismatch_and_a_qos_mismatch_are_named(values):
     values["camera__qos_reliable"] = True
     with domain() as number, Host(number, **values) as host:

@@ -334,3 +334,53 @@ def test_replay_at_another_speed_on_a_steady_clock(speed):
     outputs = player.play(arrivals)
     assert len(outputs) > 70
     assert all(c.rejected == 0 for c in player.sync.counters.values())
+
+
+@pytest.mark.parametrize("by_s", [-0.4, -1.5])
+@pytest.mark.parametrize("key", MODALITIES[1:], ids=lambda m: m.label)
+def test_a_live_stream_that_no_set_can_use_is_told(key, by_s):
+    player = Player(rig_config(), believable=False)
+    arrivals = shift(make_arrivals(RIG, 8.0), [key], 0, 99, by_s)
+    outputs = player.play([a for a in arrivals if a.receipt_ns <= 56 * S])
+    assert not any(key in o.matched.members for o in outputs if o.now_ns > 51 * S)
+    statuses = player.sync.status(56 * S)
+    assert statuses[key].state is StreamState.LIVE
+    assert statuses[key].detail.startswith("in none of the last ")
+    assert statuses[key].detail.endswith(" s older than the set")
+    assert statuses[key].clock_apart_s == pytest.approx(-by_s, abs=0.1)
+    assert {(s.detail, s.clock_apart_s) for k, s in statuses.items() if k is not key} == {
+        ("", None)
+    }
+
+    player.configs = rig_config(max_age_s=2.0)
+    player.sync.configure(player.configs, player.max_wait_s)
+    player.play([a for a in arrivals if a.receipt_ns > 56 * S])
+    status = player.sync.status(57 * S)[key]
+    assert (status.detail, status.clock_apart_s) == ("", None)
+
+
+@pytest.mark.parametrize("by_s", [0.4, 1.5])
+def test_an_anchor_whose_clock_is_ahead_is_told_to_lead_alone(by_s):
+    player = Player(rig_config(), believable=False)
+    player.play(shift(make_arrivals(RIG, 6.0), [CAMERA], 0, 99, by_s))
+    statuses = player.sync.status(56 * S)
+    assert statuses[CAMERA].detail.startswith("leads alone: its stamps are ")
+    assert statuses[CAMERA].detail.endswith(" s ahead of the others'")
+    assert statuses[CAMERA].clock_apart_s == pytest.approx(-by_s, abs=0.1)
+    for key in (DEPTH, EVENT, LIDAR):
+        assert statuses[key].detail.startswith("in none of the last ")
+        assert statuses[key].clock_apart_s is None
+
+
+@pytest.mark.parametrize("key", MODALITIES, ids=lambda m: m.label)
+def test_a_clock_ahead_of_all_others_is_no_better_for_having_been_there_first(key):
+    late = [a for a in make_arrivals(RIG, 6.0) if a.key is key or a.receipt_ns > 51 * S]
+    player = Player(rig_config(), believable=False)
+    outputs = player.play(shift(late, [key], 0, 99, 3.0))
+    status = player.sync.status(56 * S)[key]
+    assert status.state is StreamState.QUARANTINED
+    assert "ahead of the others" in status.reason
+    assert status.clock_apart_s == pytest.approx(-3.0, abs=0.1)
+    for output in outputs:
+        if output.now_ns > 53 * S:
+            assert set(output.matched.members) == set(MODALITIES) - {key}

@@ -196,7 +196,11 @@ def test_late_is_named():
     sync, _ = play(messages + every(100, 20, 8000, "lidar"))
     status = sync.status(8000 * MS)["camera"]
     assert (status.state, status.impairment) == (StreamState.LIVE, Impairment.LATE)
-    assert status.detail == "late: 0.30 s later than usual"
+    assert status.detail == (
+        "late: 0.30 s later than usual; "
+        "in none of the last 25 sets: its newest message was 0.32 s older than the set"
+    )
+    assert status.clock_apart_s is None
     for delay, impairment in ((225, Impairment.LATE), (185, Impairment.NONE)):
         messages = every(100, 0, 5000, "camera") + every(100, 5000, 8000, "camera", 5 + delay)
         sync, _ = play(messages + every(100, 20, 8000, "lidar"))
