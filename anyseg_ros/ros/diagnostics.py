@@ -149,7 +149,7 @@ def sensor_status(
         only_bad = log.received > 0 and log.rejected == log.received
         text = f"every message is refused: {log.last_error}" if only_bad else silence
         if status.state is StreamState.DROPPED:
-            text = f"dropped: {text or status.reason}"
+            text = f"dropped: {status.detail or text or status.reason}"
     elif (
         parameters.expected_rate_hz
         and status.rate_hz is not None

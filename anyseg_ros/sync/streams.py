@@ -57,6 +57,8 @@ LATE_LIMIT_NS = to_ns(0.2)
 LATE_BACK_NS = to_ns(0.1)
 UNMATCHED = 3
 """Sets in a row without any of this many new messages: a live stream that is of no use."""
+RARE = 3
+"""Messages in a row that each came after the timeout: a timeout that is too short for the stream."""
 PAUSES = 8
 """Receipts from which the usual pause between two is told."""
 RATE_HORIZON_NS = to_ns(5.0)
@@ -218,6 +220,8 @@ class Stream:
         """whether the last message must not be used, for its content or its stamp, or could not be read"""
         self._receipts: deque[int] = deque(maxlen=WINDOW)
         self._silence: tuple[int, int, int] | None = None
+        self._silences: list[int] = []
+        """lengths of the last silences over the timeout, while there is one before each message"""
         self._intervals: deque[int] = deque(maxlen=WINDOW)
         self._last_reject: DropReason | None = None
         self._pace = Impairment.NONE
@@ -281,6 +285,9 @@ class Stream:
         if self.heard_ns is not None and now_ns - self.heard_ns > self.timeout_ns:
             self._receipts.clear()  # the rate since the return, not across the outage
             self._was_away = True
+            self._silences = [*self._silences[1 - RARE :], now_ns - self.heard_ns]
+        else:
+            self._silences = []
         self.heard_ns = now_ns
         self._receipts.append(now_ns)
         self._silence = None  # told anew after this message
@@ -289,6 +296,7 @@ class Stream:
     def restart_receipts(self, now_ns: int) -> None:
         """The receipt clock itself jumped: what was alive is given its timeout from ``now_ns``."""
         self._receipts.clear()
+        self._silences = []
         if self.heard_ns is not None:
             self.heard_ns = now_ns
         if self.accepted_ns is not None:
@@ -296,6 +304,8 @@ class Stream:
 
     def rate_hz(self, now_ns: int) -> float | None:
         """Arrivals per second over the last seconds, falling while the stream is silent."""
+        if (rare_ns := self._rare_period_ns(now_ns)) is not None:
+            return NS_PER_S / rare_ns
         recent = [t for t in self._receipts if now_ns - t <= RATE_HORIZON_NS]
         if len(recent) < 2:
             return 0.0 if len(self._receipts) >= 2 else None
@@ -316,7 +326,7 @@ class Stream:
             rejected=self.counters.rejected,
             last_stamp_ns=self.newest_ns,
             impairment=self.impairment,
-            detail="; ".join(filter(None, (self._pace_in_words(), self._unmatched_in_words()))),
+            detail=self._detail(state, now_ns),
             clock_apart_s=None if (apart := self._apart_ns()) is None else apart / NS_PER_S,
         )
 
@@ -354,6 +364,30 @@ class Stream:
         """Median of the last few distances between stamps; None until there are some."""
         recent = list(self._intervals)[-PACE_SAMPLES:]
         return self._typical(recent) if len(recent) == PACE_SAMPLES else None
+
+    def _detail(self, state: StreamState, now_ns: int) -> str:
+        if state is StreamState.DROPPED:
+            return self._rarity_in_words(now_ns)
+        if state is not StreamState.LIVE:
+            return ""
+        parts = self._rarity_in_words(now_ns), self._pace_in_words(), self._unmatched_in_words()
+        return "; ".join(filter(None, parts))
+
+    def _rare_period_ns(self, now_ns: int) -> int | None:
+        """Between two messages of a stream that is silent for longer than its timeout before each."""
+        if self.heard_ns is None or len(self._silences) < RARE:
+            return None
+        period = self._typical(self._silences)
+        return period if now_ns - self.heard_ns < PACE_FACTOR * period else None
+
+    def _rarity_in_words(self, now_ns: int) -> str:
+        period = self._rare_period_ns(now_ns)
+        if period is None:
+            return ""
+        return (
+            f"a message every {period / NS_PER_S:.2f} s, rarer than its timeout of "
+            f"{self.timeout_ns / NS_PER_S:.2f} s: raise that"
+        )
 
     def _pace_in_words(self) -> str:
         if self.impairment is Impairment.LATE:

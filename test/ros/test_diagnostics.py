@@ -208,6 +208,11 @@ def test_stage_times_are_of_the_last_hundred_in_milliseconds():
     assert times.values() == {}
 
 
+def test_a_sensor_that_is_rarer_than_its_timeout_is_not_said_to_have_stopped():
+    rare = status(state=StreamState.DROPPED, detail="a message every 0.80 s, rarer than").message
+    assert rare == "dropped: a message every 0.80 s, rarer than"
+
+
 def test_a_clock_that_is_apart_is_told_with_the_offset_that_mends_it():
     behind = status(detail="in none of the last 9 sets", apart_s=0.41)
     assert behind.level == DiagnosticStatus.WARN

@@ -50,6 +50,24 @@ def test_rate_falls_in_silence_and_ignores_the_outage_after_it():
     assert s.rate_hz(60_460 * MS) == pytest.approx(20)
 
 
+def test_a_stream_that_is_rarer_than_its_timeout_is_told_so():
+    s = stream()
+    feed(s, range(0, 2000, 400))
+    feed(s, [3000, 3800])
+    assert s.status(3900 * MS).detail == ""
+    feed(s, range(4600, 10_000, 800))
+    told = "a message every 0.80 s, rarer than its timeout of 0.50 s: raise that"
+    for now, state in ((9500, StreamState.LIVE), (10_200, StreamState.DROPPED)):
+        status = s.status(now * MS)
+        assert (status.state, status.detail) == (state, told)
+        assert status.rate_hz == pytest.approx(1.25)
+    dead = s.status(12_000 * MS)
+    assert (dead.state, dead.detail) == (StreamState.DROPPED, "")
+    feed(s, [12_000, 12_400])
+    assert s.status(12_500 * MS).detail == ""
+    assert s.status(12_500 * MS).rate_hz == pytest.approx(2.5)
+
+
 def test_lateness_bound_covers_the_usual_not_the_single_straggler():
     s = stream()
     feed(s, range(0, 4000, 100), late_ms=20)
