@@ -86,6 +86,10 @@ _POINT_TYPE_NAMES = {
 _POINT_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 8: 8}
 
 
+INTENSITY_FIELD = "intensity"
+"""What most drivers call it; a cloud without it has an intensity of 0."""
+
+
 class MessageError(ValueError):
     """A message that contradicts itself or is of no use. Names the field and what was expected."""
 
@@ -475,7 +479,9 @@ def _require_fields(message: Any, allowed: dict[str, tuple[str, ...]]) -> None:
             raise MessageError(f"fields[{name}].datatype", got, " or ".join(types))
 
 
-def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
+def decode_lidar(
+    message: Any, intensity_max: float = 0.0, intensity_field: str = INTENSITY_FIELD
+) -> LidarScan:
     """``sensor_msgs/PointCloud2`` with x, y, z (and intensity, if any) to a scan of its echoes.
 
     Lost echoes go: drivers mark them by NaN, infinity, or a point at the sensor itself, usually zeros.
@@ -483,13 +489,22 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
     Args:
         intensity_max: what counts as full intensity; 0 means 255 for uint8, 65535 for uint16 and
             1 for floating point.
+        intensity_field: what is read as intensity; another than the default one must be there.
 
     Raises:
         MessageError: if fields, steps and length contradict each other, no point is finite, or more
             than half of the intensities exceed ``intensity_max`` (a hundredth of them, if it is 0).
     """
     _require_fields(message, {axis: ("float32", "float64") for axis in "xyz"})
-    columns = _cloud_columns(message, ("x", "y", "z", "intensity")).reshape(-1)
+    if intensity_field != INTENSITY_FIELD and all(
+        f.name != intensity_field for f in message.fields
+    ):
+        raise MessageError(
+            "fields",
+            [field.name for field in message.fields],
+            f"a field '{intensity_field}', which lidar.intensity_field names",
+        )
+    columns = _cloud_columns(message, ("x", "y", "z", intensity_field)).reshape(-1)
     if not len(columns):
         raise MessageError("width, height", "0 points", "at least one point")
     with np.errstate(over="ignore"):
@@ -504,14 +519,16 @@ def decode_lidar(message: Any, intensity_max: float = 0.0) -> LidarScan:
     if echoes < len(columns):
         rows = rows.compress(echo, axis=1)
     points = rows.T  # each coordinate contiguous, as projection wants them
-    if "intensity" not in (columns.dtype.names or ()):
+    if intensity_field not in (columns.dtype.names or ()):
         return LidarScan(points, np.zeros(len(points), np.float32))
-    raw = columns["intensity"]
+    raw = columns[intensity_field]
     if echoes < len(columns):
         raw = raw[echo]
     by_type = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0, "float64": 1.0}
     if raw.dtype.name not in by_type:
-        raise MessageError("fields[intensity].datatype", raw.dtype.name, " or ".join(by_type))
+        raise MessageError(
+            f"fields[{intensity_field}].datatype", raw.dtype.name, " or ".join(by_type)
+        )
     full = intensity_max or by_type[raw.dtype.name]
     with np.errstate(over="ignore"):
         scaled = raw.astype(np.float32) / np.float32(full)

@@ -217,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="a node's parameter file: timing, stamp_offset, priority, health, consistency, "
-        "lidar.intensity_max; not its topics and calibration",
+        "lidar.intensity_max and intensity_field; not its topics and calibration",
     )
     group.add_argument(
         "--clock",

@@ -18,7 +18,13 @@ import numpy.typing as npt
 import yaml
 
 from anyseg_ros.consistency import ConsistencyCheck, ConsistencyProfile, ConsistencySettings
-from anyseg_ros.decoding import MessageError, check_against_calibration, on_host_clock, stamp_ns
+from anyseg_ros.decoding import (
+    INTENSITY_FIELD,
+    MessageError,
+    check_against_calibration,
+    on_host_clock,
+    stamp_ns,
+)
 from anyseg_ros.engine import Engine, EngineOutput, Features, ModelCard
 from anyseg_ros.evaluation.bag import NS_PER_S, Bag
 from anyseg_ros.evaluation.faults import Delivery, FaultInjector
@@ -48,6 +54,11 @@ class SensorSettings:
     expected_rate_hz: float | None = None
     stamp_offset_s: float = 0.0
     intensity_max: float = 0.0
+    intensity_field: str = INTENSITY_FIELD
+
+    def decoder(self, kind: str) -> Decoder:
+        """What decodes messages of this kind so."""
+        return Decoder(kind, self.intensity_max, self.intensity_field)
 
 
 @dataclass(frozen=True)
@@ -152,9 +163,11 @@ def load_settings(path: Path) -> ReplaySettings:
         sensors = {}
         for modality in MODALITIES:
             block = parameters.get(modality.label, {})
-            values = {names[k]: float(v) for k, v in block.items() if k in names}
-            values["expected_rate_hz"] = values.get("expected_rate_hz") or None  # type: ignore[assignment]
-            sensors[modality] = replace(settings.sensors[modality], **values)  # type: ignore[arg-type]
+            values: dict[str, Any] = {names[k]: float(v) for k, v in block.items() if k in names}
+            values["expected_rate_hz"] = values.get("expected_rate_hz") or None
+            if "intensity_field" in block:
+                values["intensity_field"] = str(block["intensity_field"])
+            sensors[modality] = replace(settings.sensors[modality], **values)
         order = [Modality.from_label(str(label)) for label in parameters.get("priority", ())]
         order += [m for m in MODALITIES if m not in order]
         health = parameter_values(parameters)
@@ -269,9 +282,7 @@ class BagArrivals:
         self.clock = settings.clock
         usable = {m: s for m, s in sources.sensors.items() if m not in rig.missing}
         self._by_topic = {source.topic: modality for modality, source in usable.items()}
-        self._decoders = {
-            m: Decoder(s.kind, settings.sensors[m].intensity_max) for m, s in usable.items()
-        }
+        self._decoders = {m: settings.sensors[m].decoder(s.kind) for m, s in usable.items()}
         self.logs = {modality: InputLog() for modality in usable}
         self.decode_s = 0.0
         """spent on decoding, beside the network"""
@@ -406,9 +417,7 @@ class Walk:
         self._rig = rig
         self._offsets_ns = settings.offsets_ns
         # A decoder that carries state must see every message as this run receives it.
-        self._decoders = {
-            m: Decoder(sources.sensors[m].kind, settings.sensors[m].intensity_max) for m in used
-        }
+        self._decoders = {m: settings.sensors[m].decoder(sources.sensors[m].kind) for m in used}
         self._always_decode = {m for m in used if outages and sources.sensors[m].kind == "packets"}
         self.refused: Counter[str] = Counter()
         """messages that a fault has made undecodable, by reason"""

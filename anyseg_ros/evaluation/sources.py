@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from anyseg_ros.decoding import (
+    INTENSITY_FIELD,
     EventPacketDecoder,
     MessageError,
     compressed_size,
@@ -67,17 +69,21 @@ class SourceError(ValueError):
 class Decoder:
     """Decodes one sensor's messages to sensor data. Some sensors carry state across messages."""
 
-    def __init__(self, kind: str, intensity_max: float = 0.0) -> None:
+    def __init__(
+        self, kind: str, intensity_max: float = 0.0, intensity_field: str = INTENSITY_FIELD
+    ) -> None:
         self._packets = EventPacketDecoder() if kind == "packets" else None
         self._kind = kind
-        self._intensity_max = intensity_max
+        self._decode_scan = partial(
+            decode_lidar, intensity_max=intensity_max, intensity_field=intensity_field
+        )
 
     def __call__(self, message: Any) -> SensorData:
         """Decode a message; raises :class:`~anyseg_ros.decoding.MessageError`."""
         if self._packets is not None:
             return self._packets(message)
         if self._kind == "scan":
-            return decode_lidar(message, self._intensity_max)
+            return self._decode_scan(message)
         return _DECODERS[self._kind](message)
 
 

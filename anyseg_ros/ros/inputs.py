@@ -126,7 +126,11 @@ def _message_and_decoder(
         return event_packet_class(), EventPacketDecoder()
     message_class, decode = DECODERS[modality, parameters.type]
     if modality is Modality.LIDAR:
-        decode = partial(messages.decode_lidar, intensity_max=parameters.intensity_max)
+        decode = partial(
+            messages.decode_lidar,
+            intensity_max=parameters.intensity_max,
+            intensity_field=parameters.intensity_field,
+        )
     return message_class, decode
 
 

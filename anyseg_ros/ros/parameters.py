@@ -22,6 +22,7 @@ from rclpy.parameter import Parameter
 
 from anyseg_ros import health_parameters
 from anyseg_ros.consistency import ConsistencySettings
+from anyseg_ros.decoding import INTENSITY_FIELD
 from anyseg_ros.engine import ENGINES
 from anyseg_ros.health import HealthSettings
 from anyseg_ros.modality import MODALITIES, Modality
@@ -233,15 +234,20 @@ def _sensor_specs(modality: Modality) -> list[ParameterSpec]:
             )
         )
     if modality is Modality.LIDAR:
-        specs.append(
+        specs += [
             ParameterSpec(
                 "lidar.intensity_max",
                 0.0,
                 "What counts as full intensity; 0: 255 for uint8, 65535 for uint16, 1 for float.",
                 0.0,
                 1e9,
-            )
-        )
+            ),
+            ParameterSpec(
+                "lidar.intensity_field",
+                INTENSITY_FIELD,
+                "Field of the cloud that is read as intensity, reflectivity for example.",
+            ),
+        ]
     specs += [ParameterSpec(*limit, live=True) for limit in health_parameters.limits_of(modality)]
     return specs
 
@@ -328,6 +334,7 @@ class SensorParameters:
     rectified: bool
     registered: bool
     intensity_max: float
+    intensity_field: str
     extrinsics: tuple[float, ...]
 
 
@@ -430,6 +437,7 @@ def _sensor_parameters(modality: Modality, values: Mapping[str, Any]) -> SensorP
         rectified=get("rectified", False),
         registered=get("registered", False),
         intensity_max=get("intensity_max", 0.0),
+        intensity_field=get("intensity_field", INTENSITY_FIELD),
         extrinsics=tuple(get("extrinsics")),
     )
 

@@ -16,6 +16,7 @@ from made_bag import TOPICS, write_bag
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from anyseg_ros.decoding import MessageError
 from anyseg_ros.engine import load_engine
 from anyseg_ros.evaluation.bag import Bag, find_bags
 from anyseg_ros.evaluation.evaluate import (
@@ -329,9 +330,16 @@ def test_a_nodes_parameter_file_is_read(tmp_path):
     path.write_text(
         "/**:\n  ros__parameters:\n    max_wait_s: 0.2\n    priority: [lidar, camera]\n"
         "    camera: {timeout: 0.3, topic: /x}\n    depth: {stamp_offset: -37}\n"
+        "    lidar: {intensity_field: reflectivity, intensity_max: 255}\n"
     )
     settings = load_settings(path)
     assert settings.sensors[DEPTH] == SensorSettings(stamp_offset_s=-37.0)
+    assert settings.sensors[LIDAR] == SensorSettings(
+        intensity_field="reflectivity", intensity_max=255.0
+    )
+    scan = made_bag.lidar_message(made_bag.START_NS)
+    with pytest.raises(MessageError, match="reflectivity"):
+        settings.sensors[LIDAR].decoder("scan")(scan)
     assert settings.offsets_ns == {CAMERA: 0, DEPTH: -37 * NS, EVENT: 0, LIDAR: 0}
     assert settings.sensors[CAMERA] == SensorSettings(timeout_s=0.3)
     assert settings.priority == (LIDAR, CAMERA, DEPTH, EVENT)

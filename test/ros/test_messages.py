@@ -347,6 +347,18 @@ def test_intensity_is_scaled_by_its_type(kind, values, expected):
     assert np.allclose(scan.intensity, expected)
 
 
+def test_another_field_serves_as_intensity_and_must_be_there():
+    message = lidar(intensity="<u2", values=(255, 0, 0, 51))
+    message.fields[3].name = "reflectivity"
+    assert not messages.decode_lidar(message).intensity.any()
+    scan = messages.decode_lidar(message, 255.0, "reflectivity")
+    assert np.allclose(scan.intensity, (1, 0.2))
+    with pytest.raises(
+        MessageError, match=r"'reflectivity'\]; .*'signal', which lidar\.intensity_"
+    ):
+        messages.decode_lidar(message, 255.0, "signal")
+
+
 def test_intensity_beyond_its_scale_names_the_parameter():
     message = lidar(intensity="<f4", values=(100, 0, 0, 200))
     with pytest.raises(MessageError, match="intensity_max"):

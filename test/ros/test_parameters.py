@@ -74,6 +74,7 @@ def test_parameters_of_a_sensor_reach_it():
         "depth.registered": True,
         "camera.rectified": True,
         "lidar.intensity_max": 255.0,
+        "lidar.intensity_field": "reflectivity",
         "lidar.expected_rate": 20.0,
         "event.qos_depth": 7,
     }
@@ -82,6 +83,7 @@ def test_parameters_of_a_sensor_reach_it():
     assert [sensors[m].rectified for m in MODALITIES] == [True, False, False, False]
     lidar = sensors[Modality.LIDAR]
     assert (lidar.intensity_max, lidar.expected_rate_hz) == (255.0, 20.0)
+    assert lidar.intensity_field == "reflectivity"
     assert sensors[Modality.EVENT].qos_depth == 7
 
 
