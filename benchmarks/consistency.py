@@ -379,6 +379,8 @@ def main() -> int:
     if options.drives:
         command += f" --drives {options.drives}"
     command += " --profile" if options.profile else ""
+    if options.out.resolve() != RESULTS:
+        command += f" --out {options.out}"
     notes = (
         f"Model {engine.card.name}, {engine.card.model_id}. Usual disagreements from "
         f"{len(by_drive(usual))} validation drives, lies on {len(by_drive(found))} test drives of 10 "
