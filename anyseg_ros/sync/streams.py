@@ -471,7 +471,8 @@ class Stream:
     @property
     def foreign_gap_ns(self) -> int | None:
         """How far from the sets its messages are for a reason that is not its own, but the anchor's."""
-        return self._gap_ns if self.is_unmatched and self._apart_ns() is None else None
+        own = self._late or not self.is_unmatched or self._apart_ns() is not None
+        return None if own else self._gap_ns
 
     def _unmatched_in_words(self) -> str:
         if not self.is_unmatched:

@@ -201,6 +201,10 @@ def test_late_is_named():
         "in none of the last 25 sets: its newest message was 0.32 s older than the set"
     )
     assert status.clock_apart_s is None
+    messages += every(100, 8000, 9000, "camera", delay=305)
+    sync, _ = play(messages + every(100, 20, 9300, "lidar"))
+    lidar = sync.status(9300 * MS)["lidar"]
+    assert sync.anchor == "lidar" and (lidar.detail, lidar.clock_apart_s) == ("", None)
     for delay, impairment in ((225, Impairment.LATE), (185, Impairment.NONE)):
         messages = every(100, 0, 5000, "camera") + every(100, 5000, 8000, "camera", 5 + delay)
         sync, _ = play(messages + every(100, 20, 8000, "lidar"))
