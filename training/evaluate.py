@@ -31,7 +31,7 @@ from jsonargparse.typing import NonNegativeInt
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from anyseg_ros.classes import CITYSCAPES_19, ClassSet
+from anyseg_ros.classes import ClassSet
 from anyseg_ros.engine import EngineError, ModelError, load_engine
 from anyseg_ros.evaluation.metrics import Calibration, ConfusionMatrix
 from anyseg_ros.evaluation.results import Row, write_results
@@ -219,10 +219,10 @@ def checkpoint_predictor(
 class MajorityPredictor:
     """Always the class that covers most of the training split: what any network must beat."""
 
-    classes = CITYSCAPES_19
     modalities = MODALITIES
 
     def __init__(self, training_data: StreetData) -> None:
+        self.classes = training_data.classes
         counts = np.zeros(256, np.int64)
         for _, planes in training_data:
             counts += np.bincount(split_planes(planes)[1].ravel(), minlength=256)

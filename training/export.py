@@ -124,8 +124,13 @@ def export(
         half_weights: round weights to half floats and store them as such; they are computed with in float32.
 
     Raises:
-        ExportError: if ONNX Runtime and torch disagree, or the network has no such prediction.
+        ExportError: if ONNX Runtime and torch disagree, the folder cannot be made, or the network has no
+            such prediction.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot make the folder {folder}: {error.strerror}") from None
     card = make_card(trained, name, metrics or {})
     if half_weights:
         card = replace(
@@ -139,7 +144,6 @@ def export(
             segment = exportable_segment(trained.network, height, width, prediction)
         except ValueError as error:
             raise ExportError(str(error)) from None
-        folder.mkdir(parents=True, exist_ok=True)
         if half_weights:
             round_weights(segment)
         write_segment(segment, folder, len(card.modalities), height, width)
@@ -147,7 +151,6 @@ def export(
         check_segment(segment, folder)
         return card.for_graph("segment")
     encode, fuse = exportable(trained.network, height, width, output_stride)
-    folder.mkdir(parents=True, exist_ok=True)
     if half_weights:
         round_weights(encode, fuse)
     write_graphs(encode, fuse, folder, height, width)

@@ -57,6 +57,9 @@ class Labelled(CheckpointPredictor):
 
     def __init__(self, trained: TrainedSegmentor, data: StreetData, frames: Sequence[int]) -> None:
         super().__init__(trained)
+        before = trained.network.config.fusion_weights or FusionWeights()
+        self.before = {m: before.of(m) / before.of(self.modalities[0]) for m in self.modalities}
+        """the weights that the model has, against the first modality's 1"""
         trained.anymodal.set_fusion_weights(None)
         encode, fuse = exportable(trained.anymodal, self.spec.height, self.spec.width)
         self._fuse = fuse.to(self._device)
@@ -75,6 +78,8 @@ class Labelled(CheckpointPredictor):
                 if recorded[m]
             }
             self._frames.append((features, label))
+        self.recorded = {m for features, _ in self._frames for m in features}
+        """the sensors that any of the frames has"""
         self._known: dict[tuple[Subset, tuple[float, ...]], float] = {}
 
     def miou(self, subset: Subset, weights: Weights) -> float:
@@ -115,15 +120,17 @@ def search(frames: Labelled, sweeps: int = 2) -> dict[Modality, float]:
 
     Args:
         frames: what they are judged by; the weight of its first modality stays 1, as only ratios matter.
+            A sensor that none of them has keeps the weight that it has.
         sweeps: how often each sensor has its turn at most.
     """
-    best = dict.fromkeys(frames.modalities, 1.0)
+    best = {m: 1.0 if m in frames.recorded else frames.before[m] for m in frames.modalities}
     score = mean_score(frames.scores(best))
-    turns = sweeps * (len(best) - 1)
+    varied = [m for m in frames.modalities[1:] if m in frames.recorded]
+    turns = sweeps * len(varied)
     with tqdm(total=turns * (len(GRID) - 1), desc="weigh", unit="weighting") as progress:
         for _ in range(sweeps):
             before = dict(best)
-            for modality in frames.modalities[1:]:
+            for modality in varied:
                 for weight in [w for w in GRID if w != best[modality]]:
                     tried = {**best, modality: weight}
                     found = mean_score(frames.scores(tried))
@@ -202,6 +209,11 @@ def main(arguments: list[str] | None = None) -> ModelCard:
     for subset in before:
         print(f"  {subset_name(subset):26} {before[subset]:6.1f} {after[subset]:6.1f}")
     print(f"  {'mean':26} {mean_score(before):6.1f} {mean_score(after):6.1f}")
+    if options.weights is None and mean_score(after) <= mean_score(before):
+        print(
+            f"note: nothing is gained on other frames than the {half} that these weights were chosen by; "
+            "more labelled frames tell better, --weights takes others"
+        )
     trained = load_trained(options.model)
     trained.anymodal.set_fusion_weights(_as_config(weights))
     card = export(

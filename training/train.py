@@ -9,9 +9,12 @@ its checkpoints, logs and configuration under ``runs/<name>/``.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,7 @@ class TrainingCLI(LightningCLI):
                 f"{self.run_folder()} holds a run of {begun}, which cannot go on as {wanted}: choose another "
                 "--name, or --resume false to begin anew"
             )
+        self._check_same_run(stored)
         done = int(stored["global_step"])
         steps = int(self.trainer.max_steps)
         print(f"continuing from {last} at step {done} of {steps}", flush=True)
@@ -134,6 +138,32 @@ class TrainingCLI(LightningCLI):
                 flush=True,
             )
         settings["ckpt_path"] = str(last)
+        # Lightning cannot know that a batch depends on its step alone, so that none is lost or seen twice.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
+
+    def _check_same_run(self, stored: dict[str, Any]) -> None:
+        """Refuse to go on with other data or another network under the name of a run.
+
+        Raises:
+            SettingsError: naming what differs.
+        """
+        config = dataclasses.asdict(self.model.network.config)
+        for of, begun, wanted in (
+            ("data", stored["data"], self.datamodule.describe()),
+            ("network", stored["segmentor"], config),
+        ):
+            differing = [k for k in begun if k in wanted and _plain(begun[k]) != _plain(wanted[k])]
+            if differing:
+                said = ", ".join(f"{k} {begun[k]}, now {wanted[k]}" for k in differing)
+                raise SettingsError(
+                    f"{self.run_folder()} holds a run with other settings of the {of} ({said}): choose "
+                    "another --name, or --resume false to begin anew"
+                )
+
+
+def _plain(value: Any) -> Any:
+    """The same with tuples as lists: some come out of a checkpoint as such."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def bf16_is_emulated(trainer: Trainer) -> bool:

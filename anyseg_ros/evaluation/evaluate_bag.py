@@ -426,7 +426,8 @@ def _evaluate_here(
     except OSError as error:  # a disk that is full or gone
         print(f"anyseg-evaluate: {job.name}: {error}", file=sys.stderr, flush=True)
         return FAILED
-    for remark in evaluation.results["remarks"]:
+    extracted = [w for w in listeners if isinstance(w, DataSetWriter)]
+    for remark in (*evaluation.results["remarks"], *(r for w in extracted for r in w.remarks())):
         print(f"  ! {remark}")
     _print_summary(evaluation)
     print(f"report   {page or job.out / 'results.json'}", flush=True)

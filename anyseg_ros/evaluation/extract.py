@@ -60,30 +60,35 @@ class ExtractError(ValueError):
 
 
 class DataSetWriter(Listener):
-    """Writes the sets that every sensor of the recording contributed to, some time apart."""
+    """Writes the sets that every sensor of the recording contributed to, some time apart.
+
+    One with a label is written whenever the last such one is that long ago, whatever lies between.
+    """
 
     def __init__(self, folder: Path, classes: ClassSet, step_s: float = 0.5) -> None:
         """Prepare to write a drive; an earlier extract of that name is replaced.
 
         Args:
             folder: ``<root>/<split>/<recording>``.
-            classes: of the labels.
+            classes: of the model, and of a new data set; one that names classes of its own keeps them.
             step_s: least time between two frames, so that they differ.
         """
         self.folder = folder
         self.frames = 0
         self._root = folder.parents[1]
         self._classes = classes
-        self._step_ns = round(step_s * NS_PER_S)
+        self._step_s, self._step_ns = step_s, round(step_s * NS_PER_S)
         self._last_ns: int | None = None
+        self._last_labelled_ns: int | None = None
         self._labelled = 0
+        self._left_out = 0
+        self._own_classes: int | None = None
 
     def begin(self, bag: Bag, walk: Walk, rig: Rig) -> None:
         """Create the folders, write the calibration.
 
         Raises:
-            ExtractError: if the folder holds something else, labels that were made by hand, or a data set of
-                other classes.
+            ExtractError: if the folder holds something else, or labels that were made by hand.
         """
         self._bag = bag
         self._sensors = walk.sensors
@@ -120,10 +125,14 @@ class DataSetWriter(Listener):
     ) -> None:
         """Write one set, if it is complete and long enough after the one before."""
         members = result.matched.members
-        due = self._last_ns is None or abs(output.stamp_ns - self._last_ns) >= self._step_ns
+        last_ns = self._last_ns if truth is None else self._last_labelled_ns
+        due = last_ns is None or abs(output.stamp_ns - last_ns) >= self._step_ns
         if not due or output.used != self._sensors:
+            self._left_out += truth is not None
             return
         self._last_ns = output.stamp_ns
+        if truth is not None:
+            self._last_labelled_ns = output.stamp_ns
         name = f"{self.frames:06d}"
         for modality in MODALITIES:
             data = self._data(members[modality].message) if modality in members else None
@@ -131,6 +140,7 @@ class DataSetWriter(Listener):
         shape = (self._grid.camera.height, self._grid.camera.width)
         labels = np.full(shape, IGNORE_ID, np.uint8)
         if truth is not None:
+            self._check_ids(truth)
             labels = self._grid.letterbox.restore(truth)
             self._labelled += 1
         _write_image(self.folder / "label" / f"{name}.png", labels)
@@ -159,6 +169,32 @@ class DataSetWriter(Listener):
         }
         (self.folder / _ABOUT).write_text(yaml.safe_dump(about, sort_keys=False))
 
+    def remarks(self) -> list[str]:
+        """What a user should know of the drive that was written, a line each."""
+        lines = []
+        if self._left_out:
+            lines.append(
+                f"{self._left_out} labelled sets were not extracted: less than {self._step_s:g} s "
+                "(--extract-every) after another one, or without all sensors"
+            )
+        if self._labelled and self._own_classes is not None:
+            lines.append(
+                f"extracted labels are ids of the {self._own_classes} classes in dataset.yaml, which are not "
+                "the model's: the scores above are not of them"
+            )
+        return lines
+
+    def _check_ids(self, truth: npt.NDArray[np.uint8]) -> None:
+        if self._own_classes is None:
+            return
+        foreign = [int(i) for i in np.unique(truth) if self._own_classes <= i != IGNORE_ID]
+        if foreign:
+            path = self._root / "dataset.yaml"
+            raise ExtractError(
+                f"the labels hold {', '.join(map(str, foreign[:5]))}, but {path} names {self._own_classes} "
+                "classes: extract to a folder of its own"
+            )
+
     def _was_labelled(self) -> bool:
         """Whether the labels are not those that were extracted."""
         try:
@@ -181,9 +217,7 @@ class DataSetWriter(Listener):
             except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
                 raise ExtractError(f"{path} describes no data set: {error}") from None
             if list(known) != names:
-                raise ExtractError(
-                    f"{path} is of other classes than the model; choose a new folder"
-                )
+                self._own_classes = len(known)
             return
         if self._root.exists() and any(p.name[0] != "." for p in self._root.iterdir()):
             raise ExtractError(f"{self._root} is not empty and no data set; choose a new folder")

@@ -12,6 +12,7 @@ import cv2
 import made_bag
 import numpy as np
 import pytest
+import yaml
 from made_bag import write_bag
 
 from anyseg_ros.evaluation.bag import Bag, find_bags
@@ -387,12 +388,36 @@ def test_what_was_extracted_and_is_gone_is_extracted_again(recording, tiny_model
         assert written.is_dir()
 
 
-def test_a_data_set_of_other_classes_is_not_mixed_in(recording, tiny_model, tmp_path, capsys):
+def test_a_data_set_keeps_classes_of_its_own(recording, tiny_model, tmp_path, capsys):
     root = tmp_path / "data"
     root.mkdir()
-    (root / "dataset.yaml").write_text("classes: [cat, dog]")
+    about = root / "dataset.yaml"
+    about.write_text("classes: [cat, dog]")
     assert run(tiny_model, tmp_path / "out", recording, "--extract", root) == FAILED
-    assert "other classes" in capsys.readouterr().err
+    assert re.search(
+        r"the labels hold .*, but .*dataset.yaml names 2 classes", capsys.readouterr().err
+    )
+    bare = write_bag(tmp_path / "bare", 1.0, labels=False)
+    assert run(tiny_model, tmp_path / "out", bare, "--extract", root) == DONE
+    assert "ids of the" not in capsys.readouterr().out
+    about.write_text(json.dumps({"classes": [f"class {i}" for i in range(200)]}))
+    shutil.rmtree(root / "train")
+    assert run(tiny_model, tmp_path / "out", recording, "--extract", root) == DONE
+    assert "labels are ids of the 200 classes in dataset.yaml" in capsys.readouterr().out
+
+
+def test_the_few_labels_of_a_drive_are_all_extracted(tiny_model, tmp_path, capsys):
+    """They lie where somebody drew them, not where the spacing of frames would have looked."""
+    path = write_bag(tmp_path / "drive", 2.0, labels=False)
+    labels, root = tmp_path / "labels", tmp_path / "data"
+    labels.mkdir()
+    for index in (3, 8, 9, 17):
+        stamp = made_bag.START_NS + index * 10**8
+        cv2.imwrite(str(labels / f"{stamp}.png"), made_bag.scene(stamp))
+    assert run(tiny_model, tmp_path / "out", path, "--labels", labels, "--extract", root) == DONE
+    assert "1 labelled sets were not extracted: less than 0.5 s" in capsys.readouterr().out
+    about = yaml.safe_load((root / "train" / "drive" / "drive.yaml").read_text())
+    assert about["labelled_frames"] == 3 and about["frames"] > 4
 
 
 # --- a real recording -------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Street files become batches: right pixels, reproducible, subsets as drawn."""
 
+import json
 import shutil
 from collections import Counter
 
@@ -11,7 +12,14 @@ from street_on_disk import HEIGHT, WIDTH, write_street
 
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.batches import StepBatches, StepSampler, draw_subsets, split_planes
-from training.data.street import DataSetError, ImageSpec, StreetData, list_frames, provenance
+from training.data.street import (
+    DataSetError,
+    ImageSpec,
+    StreetData,
+    class_set,
+    list_frames,
+    provenance,
+)
 from training.data.transforms import LABEL_PLANE, AugmentConfig, augment
 
 SPEC = ImageSpec(WIDTH, HEIGHT)
@@ -84,6 +92,88 @@ def test_missing_things_are_named(street, tmp_path):
     (broken / "test/drive_0000/frames.jsonl").write_text('{"index": 0}\n')
     with pytest.raises(DataSetError, match=r"frames.jsonl, line 1.*anchor_stamp_ns"):
         list_frames(broken, "test")
+
+
+def labelled_wrongly(root, label, name="000001.png"):
+    street = write_street(root, frames=3)
+    path = street / "train/drive_0000/label" / name
+    cv2.imwrite(str(path), label)
+    return street, path
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (np.full((HEIGHT, WIDTH), 40, np.uint8), "holds 40; expected ids of the 19 classes"),
+        (
+            np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8),
+            "19, 20, 21, 22, 23 and",
+        ),
+        (
+            np.zeros((HEIGHT, HEIGHT), np.uint8),
+            f"is {HEIGHT} x {HEIGHT}; expected the aspect ratio",
+        ),
+        (np.zeros((HEIGHT, WIDTH, 3), np.uint8), "has 3 channels of uint8; expected class ids"),
+        (np.zeros((HEIGHT, WIDTH), np.uint16), "has 1 channel of uint16; expected class ids"),
+    ],
+    ids=["id", "ids", "size", "colour", "16 bits"],
+)
+def test_labels_that_would_train_something_else_are_refused_by_name(tmp_path, label, said):
+    street, path = labelled_wrongly(tmp_path / "street", label)
+    with pytest.raises(DataSetError) as caught:
+        StreetData(street, "train", SPEC, workers=0)
+    assert str(caught.value).startswith(
+        f"{path} {said}" if said[0] != "1" else f"{path} holds {said}"
+    )
+
+
+def test_labels_of_the_raw_pictures_size_are_scaled(tmp_path):
+    label = np.zeros((3 * HEIGHT, 3 * WIDTH), np.uint8)
+    label[:, WIDTH:] = 7
+    street, _ = labelled_wrongly(tmp_path / "street", label)
+    planes = StreetData(street, "train", SPEC, workers=0).planes(1)[LABEL_PLANE]
+    np.testing.assert_array_equal(planes, label[::3, ::3])
+
+
+def test_a_label_that_belongs_to_no_frame_is_not_missed_in_silence(tmp_path):
+    street, path = labelled_wrongly(
+        tmp_path / "street", np.zeros((HEIGHT, WIDTH), np.uint8), "1.png"
+    )
+    with pytest.raises(DataSetError, match=r"label/1.png belongs to no frame .* 000000.png"):
+        StreetData(street, "train", SPEC, workers=0)
+    path.unlink()
+    (path.parent / ".hidden").touch()
+    StreetData(street, "train", SPEC, workers=0)
+    (path.parent / "000002.png").unlink()
+    with pytest.raises(DataSetError, match=r"no .*label/000002 with suffix .png"):
+        StreetData(street, "train", SPEC, workers=0)
+
+
+def test_own_classes_are_those_of_dataset_yaml(tmp_path):
+    street = write_street(tmp_path / "street", frames=2)
+    path = street / "dataset.yaml"
+    about = yaml.safe_load(path.read_text())
+    names = ["floor", "shelf", "person"]
+    path.write_text(yaml.safe_dump({**about, "classes": names}))
+    found = class_set(street)
+    assert found.names == tuple(names) and len(set(found.colors)) == 3
+    assert found.colors[2] == (220, 20, 60), "Cityscapes' own"
+    with pytest.raises(
+        DataSetError, match=r"ids of the 3 classes in dataset.yaml, 0 to 2, and 255"
+    ):
+        StreetData(street, "train", SPEC, workers=0)
+    path.write_text(yaml.safe_dump({**about, "classes": names, "class_colors": [[1, 2, 3]] * 3}))
+    assert class_set(street).colors == ((1, 2, 3),) * 3
+    for wrong in (
+        {"classes": ["a", "a"]},
+        {"classes": "road"},
+        {"classes": names, "class_colors": [[1]]},
+    ):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(DataSetError, match=r"dataset.yaml"):
+            class_set(street)
+    path.write_text("{}")
+    assert len(class_set(street)) == 19
 
 
 def test_sizes_of_subsets_are_uniform_and_members_too():

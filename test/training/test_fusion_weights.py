@@ -203,6 +203,10 @@ def test_a_sensor_that_was_not_recorded_is_not_judged(models, tmp_path):
     assert {s for s, value in scores.items() if np.isnan(value)} == {
         s for s in all_subsets() if Modality.LIDAR in s
     }
+    start = load_trained(models[0])
+    start.anymodal.set_fusion_weights(FusionWeights(camera=2.0, lidar=3.0))
+    found = fusion_weights.search(fusion_weights.Labelled(start, data, [0, 1]), sweeps=1)
+    assert found[Modality.LIDAR] == 1.5, "as it was: nothing tells of it"
 
 
 @pytest.mark.parametrize(

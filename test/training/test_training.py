@@ -1,9 +1,11 @@
 """A run from the command line: it learns, resumes to the same weights, exports, evaluates."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from anyseg_ros.engine import load_engine
 from anyseg_ros.modality import all_subsets, subset_name
 from training import evaluate, export, train
 from training.data.batches import Batch
+from training.errors import SettingsError
 from training.methods.schedule import OptimizerConfig, rate_factor
 from training.methods.supervised import Supervised, supervised_loss
 from training.models.checkpoint import load_trained
@@ -185,6 +188,51 @@ def test_settings_that_would_train_otherwise_are_refused(config, tmp_path, setti
         fit(config, tmp_path, *setting)
 
 
+def test_a_run_does_not_go_on_with_other_data_or_another_network(config, checkpoint, tmp_path):
+    shutil.copytree(checkpoint.parents[1], tmp_path / "tiny")
+    other = write_street(tmp_path / "other")
+    about = yaml.safe_load((other / "dataset.yaml").read_text())
+    (other / "dataset.yaml").write_text(
+        yaml.safe_dump({**about, "command": "anyseg-evaluate --extract"})
+    )
+    for setting, said in (
+        (
+            f"data.init_args.root={other}",
+            r"settings of the data \(name synthetic street, now other",
+        ),
+        ("data.init_args.seed=5", r"settings of the data \(seed 0, now 5\): choose another --name"),
+        (
+            "model.init_args.network.head_width=8",
+            r"settings of the network \(head_width 32, now 8\)",
+        ),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            fit(config, tmp_path, f"--{setting}")
+
+
+def test_a_run_starts_from_a_network_of_other_classes(config, checkpoint, tmp_path, capsys):
+    own = write_street(tmp_path / "own", frames=3)
+    about = yaml.safe_load((own / "dataset.yaml").read_text())
+    names = ["a", "b", "c"]
+    (own / "dataset.yaml").write_text(yaml.safe_dump({**about, "classes": names}))
+    for path in own.glob("*/*/label/*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) % 3)
+    last = fit(
+        config,
+        tmp_path,
+        f"--data.init_args.root={own}",
+        f"--model.init_args.start_from={checkpoint}",
+        "--model.init_args.network.classes=3",
+        "--trainer.max_steps=1",
+    )
+    assert "of 19 classes there and 3 here, so head.classifier" in capsys.readouterr().out
+    trained = load_trained(last)
+    assert trained.data["class_names"] == names
+    export.main([str(last), str(tmp_path / "model")])
+    engine = load_engine(tmp_path / "model", "onnxruntime", 1)
+    assert engine.card.classes.names == tuple(names)
+
+
 def test_a_run_leaves_logs_configuration_and_checkpoints(checkpoint):
     run = checkpoint.parents[1]
     assert (run / "checkpoints" / "best.ckpt").is_file()
@@ -249,6 +297,15 @@ def test_each_modality_learns_alone_too():
 def test_foreign_checkpoints_are_refused(tmp_path, checkpoint):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_trained(tmp_path / "none.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"folder of a run; name its checkpoint, .*last.ckpt$"
+    ):
+        load_trained(checkpoint.parents[1])
+    (tmp_path / "text.ckpt").write_text("# no checkpoint")
+    with pytest.raises(CheckpointError, match=r"text.ckpt is no readable checkpoint \(\w+\)$"):
+        load_trained(tmp_path / "text.ckpt")
+    with pytest.raises(export.ExportError, match=r"cannot make the folder .*text.ckpt: "):
+        export.main([str(checkpoint), str(tmp_path / "text.ckpt")])
     other = tmp_path / "other.ckpt"
     torch.save({"weights": 1}, other)
     with pytest.raises(CheckpointError, match=r"other.ckpt is no checkpoint of"):

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from anyseg_ros.classes import CITYSCAPES_19
 from anyseg_ros.modality import MODALITIES, Modality
-from training.data.street import DataSetError, ImageSpec, StreetData, provenance
+from training.data.street import DataSetError, ImageSpec, StreetData, class_set, provenance
 from training.data.transforms import LABEL_PLANE, AugmentConfig, Planes
 from training.errors import SettingsError
 
@@ -368,6 +367,7 @@ class StreetDataModule(SegmentationDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What checkpoints and model cards say about the data, as plain Python values."""
+        classes = class_set(self.root)
         return {
             **super().describe(),
             **provenance(self.root),
@@ -378,8 +378,8 @@ class StreetDataModule(SegmentationDataModule):
                 m.label: {"name": e.name, "settings": dict(e.settings)}
                 for m, e in self.spec.encodings.items()
             },
-            "class_names": list(CITYSCAPES_19.names),
-            "class_colors": [list(color) for color in CITYSCAPES_19.colors],
+            "class_names": list(classes.names),
+            "class_colors": [list(color) for color in classes.colors],
         }
 
     def prepare_data(self) -> None:

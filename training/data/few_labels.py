@@ -227,6 +227,9 @@ class FewLabelStreet(StreetDataModule):
         super().prepare_data()
         for root in self.unlabelled_roots:
             StreetData(root, "train", self.spec, self.loader.build_workers)
+        labelled, unlabelled = self.frames()
+        rest = "" if unlabelled is None else f", {len(unlabelled)} without a label"
+        print(f"training on {len(labelled)} frames with a label{rest}", flush=True)
 
     def frames(self) -> tuple[Chosen, Chosen | None]:
         """The labelled and the unlabelled training frames.

@@ -8,11 +8,12 @@ run on the robot.
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,11 +25,13 @@ import numpy.typing as npt
 import yaml
 from tqdm import tqdm
 
-from anyseg_ros.classes import IGNORE_ID
+from anyseg_ros.classes import CITYSCAPES_19, IGNORE_ID, ClassSet
 from anyseg_ros.modalities.calibration import load_calibration
 from anyseg_ros.modalities.encoding import DEFAULT_ENCODINGS, EncodingSpec
+from anyseg_ros.modalities.errors import ModalityError
 from anyseg_ros.modalities.geometry import SegmentationGrid
 from anyseg_ros.modalities.image import ModalityImageBuilder, SensorData, make_image_builder
+from anyseg_ros.modalities.projection import camera_for_image
 from anyseg_ros.modalities.sensor_data import CameraFrame, DepthFrame, EventPacket, LidarScan
 from anyseg_ros.modality import MODALITIES, Modality
 from training.data.transforms import LABEL_PLANE, PLANES, Planes
@@ -91,18 +94,56 @@ def provenance(root: Path) -> dict[str, Any]:
     Raises:
         DataSetError: if ``dataset.yaml`` is missing or no mapping.
     """
+    about = _read_description(root / "dataset.yaml")
+    synthetic = "training.simulation" in str(about.get("command", ""))
+    return {
+        "name": "synthetic street" if synthetic else root.resolve().name,
+        "synthetic_only": synthetic,
+    }
+
+
+def class_set(root: Path) -> ClassSet:
+    """The classes of a data set: ``classes`` of its ``dataset.yaml``, Cityscapes' 19 if it has none.
+
+    ``class_colors``, RGB a class, may stand beside them; without, names of Cityscapes have its colours,
+    others colours that differ.
+
+    Raises:
+        DataSetError: if ``dataset.yaml`` cannot be read, or names and colours are not what they should be.
+    """
     path = root / "dataset.yaml"
+    about = _read_description(path)
+    names = about.get("classes", list(CITYSCAPES_19.names))
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) and name for name in names)
+        or len(set(names)) != len(names)
+    ):
+        raise DataSetError(f"{path}: classes must be a list of different names, got {names!r}")
+    known = dict(zip(CITYSCAPES_19.names, CITYSCAPES_19.colors, strict=True))
+    colors = about.get("class_colors") or [
+        known.get(name, _color(index)) for index, name in enumerate(names)
+    ]
+    try:
+        return ClassSet(tuple(names), tuple((int(r), int(g), int(b)) for r, g, b in colors))
+    except (TypeError, ValueError) as error:
+        raise DataSetError(f"{path}: {error}") from None
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    """Colours far from each other: hues turned by the golden angle."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.381966 % 1.0, 0.75, 0.55 + 0.4 * (index % 2))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _read_description(path: Path) -> Mapping[str, Any]:
     try:
         about = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise DataSetError(f"cannot read {path}: {error}") from None
     if not isinstance(about, Mapping):
         raise DataSetError(f"{path} must be a mapping")
-    synthetic = "training.simulation" in str(about.get("command", ""))
-    return {
-        "name": "synthetic street" if synthetic else root.resolve().name,
-        "synthetic_only": synthetic,
-    }
+    return about
 
 
 def list_frames(root: Path, split: str) -> list[StreetFrame]:
@@ -217,8 +258,49 @@ def _drive_tools(
 _ENCODINGS_OF: dict[str, Mapping[Modality, EncodingSpec]] = {}
 
 
-def build_planes(frame: StreetFrame, spec: ImageSpec) -> Planes:
-    """All modality images and the label of a frame: uint8[PLANES, H, W] (see ``transforms``)."""
+def read_label(frame: StreetFrame, grid: SegmentationGrid, classes: int) -> npt.NDArray[np.uint8]:
+    """Class ids of a frame, uint8[h, w] of the grid's aspect ratio.
+
+    Raises:
+        DataSetError: naming the file, if it is missing or no picture of class ids, or is of another
+            aspect ratio, or holds an id that is no class.
+    """
+    path = _find(frame.drive / "label", f"{frame.index:06d}", (".png",))
+    label = _read_image(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim != 2 or label.dtype != np.uint8:
+        channels = 1 if label.ndim == 2 else label.shape[2]
+        raise DataSetError(
+            f"{path} has {channels} channel{'s' if channels > 1 else ''} of {label.dtype}; expected class "
+            "ids in one channel of 8 bits, no colours and no palette"
+        )
+    height, width = label.shape
+    box = grid.letterbox
+    try:
+        camera_for_image(grid.camera, width, height, "label")
+    except ModalityError:
+        raise DataSetError(
+            f"{path} is {width} x {height}; expected the aspect ratio of the drive's grid, "
+            f"{box.source_width} x {box.source_height}"
+        ) from None
+    ids = np.unique(label)
+    if foreign := [int(i) for i in ids if classes <= i != IGNORE_ID]:
+        raise DataSetError(
+            f"{path} holds {', '.join(map(str, foreign[:5]))}{' and more' if len(foreign) > 5 else ''}; "
+            f"expected ids of the {classes} classes in dataset.yaml, 0 to {classes - 1}, and {IGNORE_ID} "
+            "where nothing is labelled"
+        )
+    return label
+
+
+def build_planes(frame: StreetFrame, spec: ImageSpec, classes: int = IGNORE_ID) -> Planes:
+    """All modality images and the label of a frame: uint8[PLANES, H, W] (see ``transforms``).
+
+    Args:
+        classes: how many there are; ids beyond are refused.
+
+    Raises:
+        DataSetError: naming the file that is missing or wrong.
+    """
     digest = spec.digest()
     _ENCODINGS_OF[digest] = spec.encodings
     grid, builders = _drive_tools(frame.drive, spec.width, spec.height, digest)
@@ -226,9 +308,7 @@ def build_planes(frame: StreetFrame, spec: ImageSpec) -> Planes:
     for modality in MODALITIES:
         image = builders[modality].build(read_raw(frame, modality), frame.anchor_stamp_ns)
         planes[3 * modality : 3 * modality + 3] = image.transpose(2, 0, 1)
-    label = _read_image(
-        _find(frame.drive / "label", f"{frame.index:06d}", (".png",)), cv2.IMREAD_UNCHANGED
-    )
+    label = read_label(frame, grid, classes)
     planes[LABEL_PLANE] = IGNORE_ID
     content = grid.letterbox.content
     planes[LABEL_PLANE][content] = grid.letterbox.place(label, cv2.INTER_NEAREST_EXACT)[content]
@@ -246,6 +326,19 @@ def _recorded(drive: Path) -> npt.NDArray[np.bool_]:
     available = np.ones(len(MODALITIES), bool)
     available[[int(m) for m in empty]] = False
     return available
+
+
+def _check_label_names(frames: Sequence[StreetFrame]) -> None:
+    """Refuse label files that belong to no frame: their labels would be missed in silence."""
+    known: dict[Path, set[str]] = {}
+    for frame in frames:
+        known.setdefault(frame.drive / "label", set()).add(f"{frame.index:06d}.png")
+    for folder, names in known.items():
+        if stray := sorted(p.name for p in folder.glob("[!.]*") if p.name not in names):
+            raise DataSetError(
+                f"{folder / stray[0]} belongs to no frame of {folder.parent.name}; expected names like "
+                f"{min(names)}, that of the picture in camera/"
+            )
 
 
 class StreetData:
@@ -273,8 +366,8 @@ class StreetData:
         self.spec = spec or ImageSpec()
         self.frames = list_frames(root, split)
         description = root / "dataset.yaml"
-        if not description.is_file():
-            raise DataSetError(f"{root} has no dataset.yaml")
+        self.classes = class_set(root)
+        _check_label_names(self.frames)
         # Another rendering under the same path must not meet the old cache.
         source = hashlib.sha256(description.read_bytes()).hexdigest()[:12]
         self._cache = root / ".cache" / f"{self.spec.digest()}-{source}" / split
@@ -317,7 +410,7 @@ class StreetData:
             return True
         label = frame.drive / "label" / f"{frame.index:06d}.png"
         if not label.is_file():
-            return False
+            return True  # it was there: to build it anew says what is missing
         about = label.stat()
         # A label that was copied here with its old time of change is new all the same.
         return max(about.st_mtime_ns, about.st_ctime_ns) > built
@@ -329,7 +422,7 @@ class StreetData:
         for drive in {f.drive.name for f in missing}:
             (self._cache / drive).mkdir(parents=True, exist_ok=True)
         tasks = [(frame, self._path(frame)) for frame in missing]
-        build = partial(_build_and_store, spec=self.spec)
+        build = partial(_build_and_store, spec=self.spec, classes=len(self.classes))
         progress = partial(tqdm, total=len(tasks), desc="modality images", unit="frame")
         if workers < 1 or len(tasks) < 2 * workers:
             for _ in progress(map(build, tasks)):
@@ -341,10 +434,11 @@ class StreetData:
                 pass
 
 
-def _build_and_store(task: tuple[StreetFrame, Path], spec: ImageSpec) -> None:
+def _build_and_store(task: tuple[StreetFrame, Path], spec: ImageSpec, classes: int) -> None:
     frame, path = task
     cv2.setNumThreads(1)
+    planes = build_planes(frame, spec, classes)
     part = path.with_suffix(f".{os.getpid()}.part")  # another run may be at the same image
     with part.open("wb") as file:
-        np.save(file, build_planes(frame, spec))
+        np.save(file, planes)
     part.replace(path)  # a killed run leaves no half-written image behind

@@ -61,13 +61,19 @@ def load_trained(path: Path, weights: Weights = "auto") -> TrainedSegmentor:
         CheckpointError: if the file is missing, damaged, no checkpoint of this project, or has no teacher.
     """
     if path.is_dir():
+        last = path / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            raise CheckpointError(f"{path} is the folder of a run; name its checkpoint, {last}")
         return _load_exported(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged or foreign files
-        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from None
+        # Its texts are of other cases, and recommend to load what is not to be trusted.
+        raise CheckpointError(
+            f"{path} is no readable checkpoint ({type(error).__name__})"
+        ) from None
     if not isinstance(stored, dict) or not {"segmentor", "state_dict"} <= set(stored):
         raise CheckpointError(f"{path} is no checkpoint of training/train.py")
     settings = dict(stored["segmentor"])
@@ -165,8 +171,25 @@ def copy_weights(network: Network, trained: TrainedSegmentor, path: Path) -> Non
     if trained.network.modalities != network.modalities:
         names = [", ".join(m.label for m in n.modalities) for n in (trained.network, network)]
         raise CheckpointError(f"cannot start from {path}: its slots are {names[0]}, not {names[1]}")
+    state = trained.network.state_dict()
+    if theirs.classes != ours.classes:
+        # Other classes: what decides between them begins random, all below it is taken over.
+        own = network.state_dict()
+        deciding = [
+            name
+            for name, value in state.items()
+            if name in own
+            and (*value.shape[:1], *own[name].shape)
+            == (theirs.classes, ours.classes, *value.shape[1:])
+        ]
+        state |= {name: own[name] for name in deciding}
+        print(
+            f"start from {path}: of {theirs.classes} classes there and {ours.classes} here, so "
+            f"{', '.join(deciding)} begin random",
+            flush=True,
+        )
     try:
-        network.load_state_dict(trained.network.state_dict(), strict=True)
+        network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"cannot start from {path}: {error}") from None
     if isinstance(network, AnymodalSegmentor) and ours.fusion_weights is None:
