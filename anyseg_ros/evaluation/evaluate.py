@@ -179,7 +179,8 @@ def evaluate_recording(
     begun: list[Listener] = []
     set_up_s = time.perf_counter() - began
     epochs = set()
-    number = 0
+    # Counted apart, so that few labels among many sets are not missed.
+    numbers = {True: 0, False: 0}
     replayed = replay(arrivals, walks)
     try:
         for listener in listeners:
@@ -206,10 +207,11 @@ def evaluate_recording(
                 if disturbed is not None:
                     disturbed.note_undisturbed(output)
                 start = time.perf_counter()
-                if number % options.every == 0:
+                labelled = truth is not None
+                if numbers[labelled] % options.every == 0:
                     outputs = _sweep(base, result, output, subsets)
                 sweep_s += time.perf_counter() - start
-                number += 1
+                numbers[labelled] += 1
             start = time.perf_counter()
             scorer.add(result, outputs, truth, _tags_at(bag, options, result.bag_time_s))
             if output is not None:

@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="evaluate the subsets on each n-th set only",
+        help="evaluate the subsets on each n-th set only, with labels and without",
     )
     group.add_argument(
         "--outages",

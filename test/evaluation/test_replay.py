@@ -566,6 +566,17 @@ def test_sets_without_labels_are_not_mixed_with_those_that_have_some(engine, tmp
     assert "2 of 60 sets have labels" in page
 
 
+def test_few_labels_are_scored_whatever_sets_are_left_out(engine, tmp_path):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for index in (3, 8, 14):
+        stamp = made_bag.START_NS + index * NS // 10
+        cv2.imwrite(str(labels / f"{stamp}.png"), made_bag.scene(stamp))
+    path = write_bag(tmp_path / "drive", 2.0, labels=False)
+    results = evaluate(path, engine, labels=labels, every=5).results
+    assert not any(np.isnan(row["miou"]) for row in results["subsets"])
+
+
 def test_labels_from_a_folder(engine, tmp_path):
     path = write_bag(tmp_path / "drive", 1.0, labels=False)
     folder = tmp_path / "labels"
