@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -374,6 +375,16 @@ def own(tmp_path_factory):
             nothing = np.full((HEIGHT, WIDTH), 255, np.uint8)
             cv2.imwrite(str(drive / f"label/{index:06d}.png"), nothing)
     return root
+
+
+def test_it_is_told_what_is_trained_on(own, capsys):
+    module(own, unlabelled="rest").prepare_data()
+    said = capsys.readouterr().out
+    assert re.search(r"training on 1 frames with a label, \d+ without a label", said)
+    assert "note: no frame has event, lidar, but" in said
+    module(own, unlabelled="none", modalities=("camera", "depth")).prepare_data()
+    said = capsys.readouterr().out
+    assert "training on 1 frames with a label\n" in said and "note" not in said
 
 
 def test_only_what_was_recorded_and_labelled_is_scored(own, tmp_path):

@@ -230,6 +230,15 @@ class FewLabelStreet(StreetDataModule):
         labelled, unlabelled = self.frames()
         rest = "" if unlabelled is None else f", {len(unlabelled)} without a label"
         print(f"training on {len(labelled)} frames with a label{rest}", flush=True)
+        seen = labelled.available.any(0)
+        if unlabelled is not None:
+            seen |= unlabelled.available.any(0)
+        if unseen := [m.label for m in self.modalities if not seen[m]]:
+            print(
+                f"note: no frame has {', '.join(unseen)}, but the model will say that it knows it; name the "
+                "sensors that it shall use in data.modalities",
+                flush=True,
+            )
 
     def frames(self) -> tuple[Chosen, Chosen | None]:
         """The labelled and the unlabelled training frames.
